@@ -1,0 +1,1 @@
+"""The networks: convolutions, blocks, schedules, stem to head, and the zoo."""

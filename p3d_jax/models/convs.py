@@ -1,0 +1,194 @@
+"""The three convolutions of a Pseudo-3D network, and how to compute them.
+
+The maths stands once, in `conv`: a convolution over (time, height, width) with
+explicit padding and no bias. How it is computed is chosen by platform, because
+the choice is worth a factor of two either way and, for one gradient, of eighty:
+
+* `direct` is XLA's own 3D convolution, the form for TPU and GPU.
+* `folded` is a sum over the temporal taps of 2D convolutions of all frames at
+  once, and a matrix product where a tap is 1x1; the form for CPUs. XLA's CPU
+  backend computes the filter gradient of a 3D convolution naively: the stem's
+  takes 23 s for two clips of 16x160x160, folded 0.3 s (two cores).
+
+The forms agree in values and in every derivative (tests/models/test_convs.py);
+neither uses a custom gradient, so jvp, vjp and vmap all work.
+`python -m experiments.benchmarks.convs` measures them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+Initializer = Callable[..., Any]
+Form = Literal["direct", "folded"]
+Triple = tuple[int, int, int]
+
+_LAYOUT = ("NDHWC", "DHWIO", "NDHWC")
+_FRAMES = ("NHWC", "HWIO", "NHWC")
+
+# He et al. 2015, as in the ResNets; fan-out counts the taps of the kernel.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def default_form() -> Form:
+  """Returns the fastest form on the platform that is computed on."""
+  return "folded" if jax.default_backend() == "cpu" else "direct"
+
+
+def conv(
+  x: Array,
+  kernel: Array,
+  strides: Triple = (1, 1, 1),
+  padding: Triple = (0, 0, 0),
+  *,
+  precision: Any = None,
+  form: Form | None = None,
+) -> Array:
+  """Convolves clips with a kernel, zero-padded by the same amount on both ends.
+
+  Args:
+    x: (batch, time, height, width, in).
+    kernel: (time, height, width, in, out), in taps.
+    strides: (time, height, width), in steps and pixels.
+    padding: (time, height, width), in steps and pixels, at each end.
+    precision: of the products, as in `jax.lax.Precision`.
+    form: "direct" or "folded"; None takes the platform's `default_form`.
+
+  Returns:
+    (batch, time', height', width', out).
+
+  Raises:
+    ValueError: if `form` is not a form, or the kernel does not fit the clips.
+  """
+  form = form or default_form()
+  if form not in ("direct", "folded"):
+    raise ValueError(f"form is {form!r}: it must be 'direct' or 'folded'")
+  if x.ndim != 5 or kernel.ndim != 5 or x.shape[-1] != kernel.shape[-2]:
+    raise ValueError(
+      f"clips {x.shape} and kernel {kernel.shape} do not fit: they must be "
+      "(batch, time, height, width, in) and (time, height, width, in, out)"
+    )
+  if form == "folded":
+    return _folded(x, kernel, strides, padding, precision)
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    strides,
+    [(p, p) for p in padding],
+    dimension_numbers=_LAYOUT,
+    precision=precision,
+  )
+
+
+def _folded(
+  x: Array, kernel: Array, strides: Triple, padding: Triple, precision: Any
+) -> Array:
+  """`conv` as a sum over temporal taps of convolutions of single frames."""
+  taps, stride, pad = kernel.shape[0], strides[0], padding[0]
+  if pad:
+    x = jnp.pad(x, ((0, 0), (pad, pad), (0, 0), (0, 0), (0, 0)))
+  steps = (x.shape[1] - taps) // stride + 1
+  span = (steps - 1) * stride + 1
+  terms = []
+  for tap in range(taps):
+    seen = lax.slice_in_dim(x, tap, tap + span, stride, axis=1)
+    terms.append(
+      _frames(seen, kernel[tap], strides[1:], padding[1:], precision)
+    )
+  return functools.reduce(jnp.add, terms)
+
+
+def _frames(
+  x: Array,
+  kernel: Array,
+  strides: tuple[int, int],
+  padding: tuple[int, int],
+  precision: Any,
+) -> Array:
+  """Convolves each frame alone; the kernel is (height, width, in, out)."""
+  if kernel.shape[:2] == (1, 1) and padding == (0, 0):
+    x = x[:, :, :: strides[0], :: strides[1]]
+    return jnp.dot(x, kernel[0, 0], precision=precision)
+  y = lax.conv_general_dilated(
+    x.reshape(-1, *x.shape[2:]),
+    kernel,
+    strides,
+    [(p, p) for p in padding],
+    dimension_numbers=_FRAMES,
+    precision=precision,
+  )
+  return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+class Conv(nn.Module):
+  """A bias-free convolution of clips with one `kernel`, 5-D.
+
+  Clips (batch, time, height, width, in) give (batch, time', height', width',
+  features). The padding is (taps - 1) / 2 on both ends of each axis, so stride
+  1 keeps the size and stride 2 gives ceil(size / 2).
+
+  Attributes:
+    features: number of output channels.
+    taps: (time, height, width) of the kernel, odd numbers.
+    strides: (time, height, width), in steps and pixels.
+    kernel_init: initialiser of the kernel (time, height, width, in, out).
+    dtype: of the computation; None takes the promoted type of the inputs.
+    param_dtype: of the kernel.
+    precision: of the products, as in `jax.lax.Precision`.
+  """
+
+  features: int
+  taps: Sequence[int]
+  strides: Sequence[int] = (1, 1, 1)
+  kernel_init: Initializer = he_normal
+  dtype: Any = None
+  param_dtype: Any = jnp.float32
+  precision: Any = None
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Returns the clips, convolved."""
+    shape = (*self.taps, x.shape[-1], self.features)
+    kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+    x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+    strides: Triple = tuple(self.strides)  # type: ignore[assignment]
+    time, height, width = self.taps
+    return conv(
+      x,
+      kernel,
+      strides,
+      (time // 2, height // 2, width // 2),
+      precision=self.precision,
+    )
+
+
+class SpatialConv(Conv):
+  """1x3x3: each frame alone; S of the paper's section 3.1."""
+
+  taps: Sequence[int] = (1, 3, 3)
+
+
+class TemporalConv(Conv):
+  """3x1x1: each pixel alone, along time; T of the paper's section 3.1."""
+
+  taps: Sequence[int] = (3, 1, 1)
+
+
+class PointConv(Conv):
+  """1x1x1: a linear map of the channels, at each pixel of each step."""
+
+  taps: Sequence[int] = (1, 1, 1)
+
+
+class FullConv(Conv):
+  """3x3x3: space and time at once, what the paper factorises."""
+
+  taps: Sequence[int] = (3, 3, 3)
