@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from p3d_jax.models import schedule as schedules
+from p3d_jax.models import zoo
+
 
 class Count(NamedTuple):
   """What a network costs.
@@ -67,3 +70,27 @@ def _multiply_adds(equation: Any) -> int:
   else:
     return 0
   return taps * math.prod(equation.outvars[0].aval.shape)
+
+
+def table(schedule: str = "ABC", num_classes: int = 101) -> str:
+  """Returns the networks of the zoo as a Markdown table.
+
+  Args:
+    schedule: letters over res2 to res4.
+    num_classes: of the head that is counted.
+  """
+  clips = (1, 16, 160, 160, 3)
+  lines = [
+    "| name | layers | parameters | multiply-adds | clip |",
+    "|---|---|---|---|---|",
+  ]
+  for name in zoo.MODELS:
+    module = zoo.build(name, num_classes=num_classes, schedule=schedule)
+    found = count(module, clips)
+    layers = schedules.depth(schedule, module.stages)
+    lines.append(
+      f"| {name} | {layers} | {found.parameters:,} | "
+      f"{found.multiply_adds / 1e9:.3f} G | "
+      f"{'x'.join(map(str, clips[1:4]))} |"
+    )
+  return "\n".join(lines)

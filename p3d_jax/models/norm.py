@@ -60,8 +60,10 @@ class BatchNorm(nn.Module):
     grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
     live_mean, live_var = _moments(grouped)
     keep = self.momentum
-    mean.value = keep * mean.value + (1 - keep) * live_mean.mean(0)
-    var.value = keep * var.value + (1 - keep) * live_var.mean(0)
+    new_mean = keep * mean.value + (1 - keep) * live_mean.mean(0)
+    new_var = keep * var.value + (1 - keep) * live_var.mean(0)
+    mean.value = new_mean.astype(jnp.float32)
+    var.value = new_var.astype(jnp.float32)
     shape = (groups,) + (1,) * (x.ndim - 1) + channels
     live_mean, live_var = live_mean.reshape(shape), live_var.reshape(shape)
     y = self._normalize(grouped, live_mean, live_var, scale, bias)
@@ -81,9 +83,14 @@ class BatchNorm(nn.Module):
     self, x: Array, mean: Array, var: Array, scale: Array, bias: Array
   ) -> Array:
     # One multiply and one add an element; the rest is per channel.
-    gain = scale * lax.rsqrt(var + self.epsilon)
-    shift = bias - mean * gain
+    kind = _at_least_float32(x)
+    gain = scale.astype(kind) * lax.rsqrt(var.astype(kind) + self.epsilon)
+    shift = bias - mean.astype(kind) * gain
     return (x * gain + shift).astype(self.dtype or x.dtype)
+
+
+def _at_least_float32(x: Array) -> Any:
+  return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _moments(x: Array) -> tuple[Array, Array]:
@@ -93,7 +100,7 @@ def _moments(x: Array) -> tuple[Array, Array]:
   pass over the activations. What cancellation costs is bounded by
   1e-7 * mean^2 / var, small because the inputs are outputs of a convolution.
   """
-  x = x.astype(jnp.float32)
+  x = x.astype(_at_least_float32(x))
   axes = tuple(range(1, x.ndim - 1))
   mean = x.mean(axes)
   var = jnp.maximum((x * x).mean(axes) - mean * mean, 0.0)

@@ -77,7 +77,7 @@ class Stage(nn.Module):
 
 
 class Head(nn.Module):
-  """Dropout and the linear classifier `fc`, in float32.
+  """Dropout and the linear classifier `fc`, in float32 at least.
 
   Maps features (batch, channels) to logits (batch, num_classes).
 
@@ -93,7 +93,7 @@ class Head(nn.Module):
   def __call__(self, x: Array, train: bool = False) -> Array:
     """Returns logits; training draws from the "dropout" stream."""
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return nn.Dense(self.num_classes, dtype=jnp.float32, name="fc")(x)
+    return nn.Dense(self.num_classes, name="fc")(x)
 
 
 class P3D(nn.Module):
@@ -191,7 +191,8 @@ class P3D(nn.Module):
       if i < 3:
         x = pools.temporal_pool(x)
     # res5 runs on each step that is left; the mean is over steps and pixels.
-    x = found["pool5"] = x.astype(jnp.float32).mean((1, 2, 3))
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = found["pool5"] = x.mean((1, 2, 3))
     if self.num_classes is not None:
       x = Head(self.num_classes, self.dropout, name="head")(x, train)
       found |= {"logits": x, "prob": jax.nn.softmax(x)}

@@ -1,0 +1,1 @@
+"""The one on-disk format of networks, and the training runs that write it."""

@@ -1,0 +1,259 @@
+"""A network on disk: what it is, what it expects of pixels, and its numbers.
+
+A checkpoint is a folder with two parts, written together or not at all:
+
+    model/model.json   the record below
+    variables/         parameters and batch statistics, by Orbax
+
+A step of a training run is such a folder too (with `train/` beside them), so
+`load` takes a converted folder, a step or a whole workdir.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from p3d_jax.checkpoint import tree
+from p3d_jax.models import zoo
+from p3d_jax.models.p3d import MIN_SIZE, P3D
+from p3d_jax.preprocess import Preprocessing
+
+FORMAT = 1
+CHECKPOINTS = "checkpoints"  # of a workdir; its folders are named by the step
+SCORES = ("softmax", "sigmoid")
+
+
+class CheckpointError(ValueError):
+  """A checkpoint that is not there, damaged or of another network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """What `model.json` says of the variables beside it.
+
+  Attributes:
+    model: fields that `zoo.from_fields` builds the network from.
+    preprocessing: what the weights expect of pixels.
+    labels: names of the classes, in the order of the logits.
+    scores: "softmax" or "sigmoid", what turns logits into scores.
+    provenance: where the numbers come from: command, versions, step.
+    sha256: `tree.digest` of the variables; None where no single process saw
+      all of them.
+  """
+
+  model: Mapping[str, Any]
+  preprocessing: Preprocessing
+  labels: tuple[str, ...]
+  scores: str = "softmax"
+  provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  sha256: str | None = None
+
+  def preprocess(self, frames: np.ndarray) -> np.ndarray:
+    """Makes what the network takes of uint8 frames; see preprocess.py."""
+    return self.preprocessing.preprocess(frames)
+
+  @property
+  def channels(self) -> int:
+    """Number of input channels."""
+    return len(self.preprocessing.mean)
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the content of model.json."""
+    return {
+      "format": FORMAT,
+      "model": dict(self.model),
+      "preprocessing": self.preprocessing.to_dict(),
+      "labels": list(self.labels),
+      "scores": self.scores,
+      "provenance": dict(self.provenance),
+      "sha256": self.sha256,
+    }
+
+  @classmethod
+  def from_json(cls, content: Mapping[str, Any]) -> Record:
+    """Reads the content of model.json.
+
+    Raises:
+      ValueError: if it is of another format or a field is missing.
+    """
+    if content.get("format") != FORMAT:
+      raise ValueError(
+        f"format is {content.get('format')!r}: this p3d_jax reads {FORMAT}"
+      )
+    names = {f.name for f in dataclasses.fields(cls)}
+    if set(content) != names | {"format"}:
+      raise ValueError(
+        f"fields are {sorted(content)}: they must be {sorted(names)} and format"
+      )
+    fields = {name: content[name] for name in names}
+    fields["preprocessing"] = Preprocessing.from_dict(fields["preprocessing"])
+    fields["labels"] = tuple(fields["labels"])
+    return cls(**fields)
+
+
+def handlers() -> dict[str, Any]:
+  """Returns the Orbax handler of each part of a checkpoint."""
+  return {
+    "model": ocp.JsonCheckpointHandler(filename="model.json"),
+    "variables": ocp.StandardCheckpointHandler(),
+    "train": ocp.StandardCheckpointHandler(),
+  }
+
+
+def parts(variables: Any, record: Record) -> dict[str, Any]:
+  """Returns what to save of a network, for Orbax, with its hash filled in."""
+  if tree.is_addressable(variables):
+    record = dataclasses.replace(record, sha256=tree.digest(variables))
+  return {
+    "model": ocp.args.JsonSave(record.to_json()),
+    "variables": ocp.args.StandardSave(variables),
+  }
+
+
+def save(path: epath.PathLike, variables: Any, record: Record) -> None:
+  """Writes a checkpoint folder; it appears whole or not at all.
+
+  Args:
+    path: of the folder, which must not exist; gs:// works too.
+    variables: {"params": ..., "batch_stats": ...} of the network.
+    record: what they are; its hash is computed here.
+
+  Raises:
+    CheckpointError: if the folder exists, or the variables are not those of
+      the record's network.
+  """
+  path = epath.Path(path)
+  if path.exists():
+    raise CheckpointError(f"{path} exists: name a folder that does not")
+  _check(variables, abstract_variables(record), path)
+  with _checkpointer() as checkpointer:
+    checkpointer.save(
+      path.absolute(), args=ocp.args.Composite(**parts(variables, record))
+    )
+
+
+def load(
+  path: epath.PathLike, step: int | str = "last"
+) -> tuple[P3D, Any, Record]:
+  """Loads a network: `module.apply(variables, record.preprocess(frames))`.
+
+  Args:
+    path: a converted or inflated folder, a step of a run, or a workdir.
+    step: of a workdir: a number of steps, "last", or "best", the one of the
+      highest video hit@1 in the evaluations during training.
+
+  Returns:
+    The linen module, its variables, and the record.
+
+  Raises:
+    CheckpointError: if there is none, or it is not what it says it is.
+  """
+  path = find(path, step)
+  record = read_record(path)
+  abstract = abstract_variables(record)
+  with _checkpointer() as checkpointer:
+    _check(checkpointer.item_metadata(path)["variables"], abstract, path)
+    restored = checkpointer.restore(
+      path,
+      args=ocp.args.Composite(variables=ocp.args.StandardRestore(abstract)),
+    )
+  variables = restored["variables"]
+  if record.sha256 and tree.digest(variables) != record.sha256:
+    raise CheckpointError(
+      f"{path}: the variables do not have the sha256 that model.json states: "
+      "the checkpoint is damaged"
+    )
+  return zoo.from_fields(record.model), variables, record
+
+
+def read_record(path: epath.Path) -> Record:
+  """Reads model.json of a checkpoint folder."""
+  file = path / "model" / "model.json"
+  try:
+    return Record.from_json(json.loads(file.read_text()))
+  except (ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(f"{file}: {error}") from error
+
+
+def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
+  """Returns the checkpoint folder that a path means.
+
+  Raises:
+    CheckpointError: if there is none, with what there is.
+  """
+  path = epath.Path(path).expanduser().absolute()
+  if (path / "model" / "model.json").exists():
+    return path
+  root = path / CHECKPOINTS
+  if not root.exists():
+    raise CheckpointError(
+      f"{path} is no checkpoint and no workdir: it has neither "
+      f"model/model.json nor {CHECKPOINTS}/"
+    )
+  steps = sorted(int(p.name) for p in root.iterdir() if p.name.isdigit())
+  if step == "best":
+    scored = [(_score(root / str(s)), s) for s in steps]
+    found = [pair for pair in scored if pair[0] is not None]
+    if not found:
+      raise CheckpointError(f"{path}: no step was evaluated during training")
+    return root / str(max(found, key=lambda pair: (pair[0], pair[1]))[1])
+  if step == "last" and steps:
+    return root / str(steps[-1])
+  if step in steps:
+    return root / str(step)
+  raise CheckpointError(f"{path} has no step {step!r}: it has {steps}")
+
+
+def _score(path: epath.Path) -> float | None:
+  """The metric that Orbax wrote beside a step, as CheckpointManager does."""
+  file = path / "metrics" / "metrics"
+  if not file.exists():
+    return None
+  return json.loads(file.read_text()).get("video_hit@1")
+
+
+def abstract_variables(record: Record) -> Any:
+  """Returns shapes and types of the variables of a record's network."""
+  module = zoo.from_fields(record.model)
+  shape = (1, 1, MIN_SIZE, MIN_SIZE, record.channels)
+  clips = jax.ShapeDtypeStruct(shape, jnp.float32)
+  return jax.eval_shape(
+    functools.partial(module.init), jax.random.key(0), clips
+  )
+
+
+def _checkpointer() -> ocp.Checkpointer:
+  kinds = handlers()
+  return ocp.Checkpointer(
+    ocp.CompositeCheckpointHandler(
+      model=kinds["model"], variables=kinds["variables"]
+    )
+  )
+
+
+def _check(found: Any, expected: Any, path: epath.Path) -> None:
+  """Raises a CheckpointError if names, shapes or types differ."""
+  if found is None:
+    raise CheckpointError(f"{path}: variables/ is missing or damaged")
+  there, wanted = tree.shapes(found), tree.shapes(expected)
+  lines = [f"missing {name}" for name in sorted(set(wanted) - set(there))]
+  lines += [f"unknown {name}" for name in sorted(set(there) - set(wanted))]
+  lines += [
+    f"{name} is {there[name]}, not {wanted[name]}"
+    for name in sorted(set(there) & set(wanted))
+    if there[name] != wanted[name]
+  ]
+  if lines:
+    raise CheckpointError(
+      f"{path}: the variables are not those of the model: " + "; ".join(lines)
+    )

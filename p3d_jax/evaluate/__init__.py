@@ -1,0 +1,1 @@
+"""Networks on videos: evaluation of a split, prediction of files."""

@@ -1,0 +1,106 @@
+"""Classifies video files: any size, rate, length and orientation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from p3d_jax.checkpoint import model
+from p3d_jax.data.decode import Video, VideoError
+from p3d_jax.train import sharding
+from p3d_jax.train.score import Scorer
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """What a network says of one file.
+
+  Attributes:
+    path: of the file.
+    labels: names of the classes.
+    scores: (classes,), the mean over the clips.
+    times: (clips,), the middle of each clip, in seconds.
+    clips: (clips, classes).
+    error: why there are no scores, or None.
+  """
+
+  path: str
+  labels: tuple[str, ...]
+  scores: np.ndarray | None = None
+  times: np.ndarray | None = None
+  clips: np.ndarray | None = None
+  error: str | None = None
+
+  def top(self, k: int) -> list[tuple[str, float]]:
+    """Returns the k highest scores with their names."""
+    if self.scores is None:
+      raise ValueError(f"{self.path} has no scores: {self.error}")
+    order = np.argsort(-self.scores, kind="stable")[:k]
+    return [(self.labels[i], float(self.scores[i])) for i in order]
+
+  def to_json(self, k: int) -> dict[str, Any]:
+    """Returns the path and the top k, or the error."""
+    if self.error is not None:
+      return {"path": self.path, "error": self.error}
+    top = [{"label": name, "score": score} for name, score in self.top(k)]
+    return {"path": self.path, "top": top}
+
+
+class Predictor:
+  """A loaded network that classifies files, one after the other."""
+
+  def __init__(self, path: epath.PathLike, step: int | str = "last") -> None:
+    """Loads a workdir or a checkpoint folder; see `p3d_jax.load`."""
+    self.module, self.variables, self.record = model.load(path, step)
+    self._scorer = Scorer(
+      self.module,
+      self.record.preprocessing,
+      self.record.scores,
+      # One video is not worth splitting.
+      sharding.mesh(sharding.local_device()),
+    )
+
+  def predict(self, path: epath.PathLike, clips: int) -> Prediction:
+    """Classifies a file by uniform clips, centre crop, mean of the scores.
+
+    Args:
+      path: of a video.
+      clips: how many. A video shorter than a clip holds its last frame.
+
+    Returns:
+      The prediction; its `error` says why a file could not be read.
+    """
+    try:
+      starts, pixels = self._read(path, clips)
+    except VideoError as error:
+      return Prediction(str(path), self.record.labels, error=str(error))
+    scores = self._scorer.clips(self.variables, pixels[None])[0]
+    return Prediction(
+      str(path), self.record.labels, scores.mean(0), starts, scores
+    )
+
+  def _read(
+    self, path: epath.PathLike, clips: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Middle of each clip in seconds, and uint8 pixels of all."""
+    video = Video(path)
+    indices = video.clip_indices(self.record.preprocessing, clips)
+    pixels = video.read_clips(indices, self.record.preprocessing)
+    return video.times[indices].mean(axis=1), pixels
+
+
+def predict(
+  path: epath.PathLike,
+  videos: Iterable[epath.PathLike],
+  *,
+  clips: int = 20,
+  step: int | str = "last",
+) -> Iterator[Prediction]:
+  """Classifies files with a workdir's network; see `Predictor`."""
+  predictor = Predictor(path, step)
+  for video in videos:
+    yield predictor.predict(video, clips)

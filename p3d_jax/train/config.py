@@ -1,0 +1,330 @@
+"""The default config: every field, with its source; and how it is checked.
+
+An experiment is a file with a `get_config()` that changes about ten fields of
+`default()`. The config is locked: a field that is not listed here is an error,
+and code that reads a config has no defaults of its own. Where the paper states
+no value the comment says so.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
+
+from p3d_jax.data.clips import Augment
+from p3d_jax.models import p3d, zoo
+from p3d_jax.preprocess import Preprocessing
+
+
+class ConfigError(ValueError):
+  """A config that cannot be run: names the field, the value and the rule."""
+
+
+def default() -> ConfigDict:
+  """Returns the P3D run of the paper's UCF101 study (section 3.3, Table 1)."""
+  config = ConfigDict()
+  config.seed = 0  # of the initialisation, the order, the crops and dropout
+
+  config.model = model = ConfigDict()
+  model.name = "p3d63"  # a row of models/zoo.py; P3D on ResNet-50
+  model.flavour = "released"  # a row of FLAVOURS in models/zoo.py
+  model.schedule = "ABC"  # letters of A, B, C, S, F; or three strings
+  model.dropout = 0.9  # UCF101 study; 0.1 Sports-1M, 0.5 and 0.7 Kinetics
+  model.dtype = "float32"  # or "bfloat16"; parameters stay float32
+  model.precision = "default"  # of products: "default", "high", "highest"
+  model.remat = False  # recompute blocks in the backward pass: less memory
+  # None takes the row of the name or the flavour.
+  model.stages = config_dict.placeholder(tuple)  # blocks of res2 to res5
+  model.width = config_dict.placeholder(int)  # channels of conv1
+  model.rule = config_dict.placeholder(str)  # of B and C: RULES in blocks.py
+  model.stem_pool = config_dict.placeholder(str)  # "ceil" or "padded"
+  model.reduce_stride = config_dict.placeholder(bool)  # on the 1x1x1
+  model.norm_epsilon = config_dict.placeholder(float)
+  # Deviation of the Gaussian that temporal kernels start from: "small" is all
+  # that the authors state. None draws them as the other kernels (He).
+  model.temporal_init_std = config_dict.placeholder(float)
+
+  config.norm = norm = ConfigDict()
+  # Which batch norms use and keep their moving statistics, scale and shift:
+  # "none", "all_but_first" (the authors, from ImageNet weights) or "all".
+  norm.freeze = "none"
+  norm.momentum = 0.9  # share of the old value in the moving statistics
+  norm.group = config_dict.placeholder(int)  # clips; None: the whole batch
+
+  config.data = data = ConfigDict()
+  data.dir = ""  # what `p3d data build` wrote
+  data.train_split = "train"
+  data.eval_split = "test"
+
+  config.preprocessing = pixels = ConfigDict()
+  pixels.frames = 16  # frames a clip
+  pixels.stride = 1  # frames from one frame of a clip to the next
+  pixels.fps = config_dict.placeholder(float)  # None: the file's own
+  pixels.resize = (182, 242)  # height and width in pixels; (n,): short side
+  pixels.crop = (160, 160)  # height and width in pixels
+  pixels.channels = "BGR"  # of the authors' weights; "RGB"
+  pixels.scale = 1.0  # pixels are multiplied by it first
+  pixels.mean = (104.0, 117.0, 123.0)  # in the order of the channels
+  pixels.std = (1.0, 1.0, 1.0)
+
+  config.augment = augment = ConfigDict()
+  augment.random_crop = True  # else the centre crop
+  augment.scales = ()  # sides of a random crop as shares of the short side
+  augment.flip = True  # half of the clips, left to right
+  augment.brightness = 0.0  # largest change, as a share
+  augment.contrast = 0.0
+  augment.saturation = 0.0
+
+  config.train = train = ConfigDict()
+  train.batch = 128  # clips a step, over all devices
+  train.steps = 7_500
+  train.accumulate = 1  # parts that a step's batch is computed in
+  train.loss = "softmax"  # or "sigmoid", for several labels a video
+  train.label_smoothing = 0.0  # share of the target spread over all classes
+  train.ema = 0.0  # decay of the averaged parameters; 0 keeps none
+
+  config.optim = optim = ConfigDict()
+  optim.name = "sgd"  # or "adamw"
+  optim.learning_rate = 0.001
+  optim.schedule = "step"  # or "cosine", "constant"
+  optim.decay_every = 3_000  # steps, of "step"
+  optim.decay_factor = 0.1
+  optim.warmup = 0  # steps of a linear rise from 0
+  optim.momentum = 0.9  # not stated in the paper
+  optim.nesterov = False
+  optim.b1 = 0.9  # of "adamw"
+  optim.b2 = 0.999
+  optim.weight_decay = 5e-4  # not stated; never on batch norm and biases
+  optim.clip_norm = 0.0  # largest norm of the gradient; 0 does not clip
+  # (pattern, factor): regular expressions searched in names as
+  # "res3/block02/spatial/conv/kernel". These are the prototxts' of fc.
+  optim.multipliers = (("^head/fc/kernel", 10.0), ("^head/fc/bias", 20.0))
+  optim.freeze = ()  # patterns of parameters that do not learn
+
+  config.eval = evaluation = ConfigDict()
+  evaluation.every = 500  # steps; 0: only at the end
+  evaluation.clips = 20  # uniform clips a video, centre crop
+  evaluation.batch = 8  # videos at once, over all devices
+
+  config.checkpoint = checkpoint = ConfigDict()
+  checkpoint.every = 500  # steps; the last step is always saved
+  checkpoint.keep = 3  # newest steps kept, and besides:
+  checkpoint.keep_best = 1  # steps of the highest video hit@1
+
+  config.input = inputs = ConfigDict()
+  inputs.workers = 0  # processes that decode; 0: threads of this one
+  inputs.threads = 2  # that decode, in each process
+
+  config.log = log = ConfigDict()
+  log.every = 20  # steps a line of metrics.jsonl and TensorBoard
+  log.tensorboard = True
+  return config.lock()
+
+
+def load(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
+  """Runs a config file and applies `--config.x.y=v` flags.
+
+  Args:
+    file: path of a Python file with `get_config()`.
+    overrides: flags as typed.
+
+  Raises:
+    ConfigError: if the file or a flag is wrong, in one line.
+  """
+  path, _, _ = file.partition(":")
+  if not pathlib.Path(path).is_file():
+    raise ConfigError(f"--config is {file!r}: there is no such file")
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=values)
+  try:
+    rest = values(["p3d", f"--config={file}", *overrides])
+    config = values.config
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+    raise ConfigError(_one_line(e)) from e
+  if len(rest) > 1:
+    raise ConfigError(f"{rest[1]!r} is no flag: write --config.FIELD=VALUE")
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f"{file}: get_config() must return a ConfigDict")
+  return config
+
+
+def _one_line(error: Exception) -> str:
+  """The message of an error without quotes, line breaks and advice."""
+  text = " ".join(str(error.args[0] if error.args else error).split())
+  return f"{type(error).__name__}: {text}" if len(text) < 12 else text
+
+
+def preprocessing(config: ConfigDict) -> Preprocessing:
+  """Returns what the config says of pixels."""
+  fields = config.preprocessing.to_dict()
+  resize = fields["resize"]
+  if isinstance(resize, tuple) and len(resize) == 1:
+    fields["resize"] = resize[0]
+  return Preprocessing(**fields)
+
+
+def augmentation(config: ConfigDict) -> Augment:
+  """Returns how the config varies training clips."""
+  a = config.augment
+  return Augment(
+    random_crop=a.random_crop,
+    scales=tuple(a.scales),
+    flip=a.flip,
+    jitter=(a.brightness, a.contrast, a.saturation),
+  )
+
+
+def network(config: ConfigDict, num_classes: int) -> p3d.P3D:
+  """Builds the network of the config, as it trains."""
+  m = config.model
+  fields: dict[str, Any] = {
+    name: m[name]
+    for name in (
+      "stages",
+      "width",
+      "rule",
+      "stem_pool",
+      "reduce_stride",
+      "norm_epsilon",
+    )
+    if m[name] is not None
+  }
+  if m.temporal_init_std is not None:
+    fields["temporal_init"] = p3d.nn.initializers.normal(m.temporal_init_std)
+  return zoo.build(
+    m.name,
+    num_classes=num_classes,
+    flavour=m.flavour,
+    schedule=m.schedule,
+    dropout=m.dropout,
+    dtype=jnp.dtype(m.dtype),
+    precision=m.precision,
+    remat=m.remat,
+    norm_momentum=config.norm.momentum,
+    norm_group=config.norm.group,
+    freeze_norm=config.norm.freeze,
+    **fields,
+  )
+
+
+def check(config: ConfigDict, devices: int = 1) -> None:
+  """Refuses an impossible config before anything runs.
+
+  Args:
+    config: of `default()`'s fields.
+    devices: that a batch is split over.
+
+  Raises:
+    ConfigError: with the field, its value and the rule.
+  """
+  _same_fields(default(), config)
+  try:
+    network(config, num_classes=2)
+    preprocessing(config)
+    augmentation(config)
+  except (ValueError, TypeError) as error:
+    raise ConfigError(_one_line(error)) from error
+  _check_batch(config, devices)
+  for field, values in _CHOICES.items():
+    value = _get(config, field)
+    if value not in values:
+      raise ConfigError(
+        f"config.{field} is {value!r}: it must be one of {', '.join(values)}"
+      )
+  for field, (least, most) in _BOUNDS.items():
+    value = _get(config, field)
+    if not least <= value <= most:
+      raise ConfigError(
+        f"config.{field} is {value}: it must be between {least} and {most}"
+      )
+  patterns = [pattern for pattern, _ in config.optim.multipliers]
+  for pattern in [*patterns, *config.optim.freeze]:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise ConfigError(
+        f"config.optim: {pattern!r} is no regular expression: {error}"
+      ) from error
+  if not config.data.dir:
+    raise ConfigError(
+      "config.data.dir is empty: it must be a folder that `p3d data build` "
+      "wrote"
+    )
+
+
+_MANY = 10**12
+_CHOICES = {
+  "train.loss": ("softmax", "sigmoid"),
+  "optim.name": ("sgd", "adamw"),
+  "optim.schedule": ("step", "cosine", "constant"),
+  "model.precision": ("default", "high", "highest"),
+}
+_BOUNDS: dict[str, tuple[float, float]] = {
+  "train.batch": (1, _MANY),
+  "train.steps": (1, _MANY),
+  "train.accumulate": (1, _MANY),
+  "train.label_smoothing": (0, 0.999),
+  "train.ema": (0, 0.999_999),
+  "optim.learning_rate": (0, 1e6),
+  "optim.decay_every": (1, _MANY),
+  "optim.decay_factor": (0, 1),
+  "optim.warmup": (0, _MANY),
+  "optim.momentum": (0, 0.999_999),
+  "optim.b1": (0, 0.999_999),
+  "optim.b2": (0, 0.999_999),
+  "optim.weight_decay": (0, 1e3),
+  "optim.clip_norm": (0, 1e9),
+  "eval.every": (0, _MANY),
+  "eval.clips": (1, 10_000),
+  "eval.batch": (1, _MANY),
+  "checkpoint.every": (1, _MANY),
+  "checkpoint.keep": (1, _MANY),
+  "checkpoint.keep_best": (0, _MANY),
+  "input.workers": (0, 1024),
+  "input.threads": (1, 1024),
+  "log.every": (1, _MANY),
+}
+
+
+def _get(config: ConfigDict, field: str) -> Any:
+  section, name = field.split(".")
+  return config[section][name]
+
+
+def _check_batch(config: ConfigDict, devices: int) -> None:
+  train, group = config.train, config.norm.group
+  rows = train.batch // max(train.accumulate, 1)
+  if train.accumulate < 1 or train.batch % train.accumulate or rows % devices:
+    raise ConfigError(
+      f"config.train.batch is {train.batch}: it must be a multiple of "
+      f"train.accumulate ({train.accumulate}) times the devices ({devices})"
+    )
+  if config.eval.batch % devices:
+    raise ConfigError(
+      f"config.eval.batch is {config.eval.batch}: it must be a multiple of "
+      f"the devices ({devices})"
+    )
+  if group is not None and (group < 1 or rows % group):
+    raise ConfigError(
+      f"config.norm.group is {group}: it must divide the {rows} clips of "
+      "train.batch / train.accumulate"
+    )
+
+
+def _same_fields(known: ConfigDict, config: ConfigDict, at: str = "") -> None:
+  """Raises if a config, however it was made, lacks a field or has another."""
+  missing, extra = set(known) - set(config), set(config) - set(known)
+  if missing or extra:
+    raise ConfigError(
+      f"config{at}: missing {sorted(missing)}, unknown {sorted(extra)}; "
+      "start from p3d_jax.train.config.default()"
+    )
+  for name in known:
+    if isinstance(known[name], ConfigDict):
+      _same_fields(known[name], config[name], f"{at}.{name}")

@@ -1,0 +1,341 @@
+"""The training loop: a table of contents, each line a call.
+
+The step number is the whole position of a run: the data, the crops, dropout
+and the learning rate are functions of it. So going on from a checkpoint is
+going on with its step, to the bit.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from p3d_jax.checkpoint.model import Record
+from p3d_jax.checkpoint.run import RunCheckpoints
+from p3d_jax.data import pipeline
+from p3d_jax.data.sets import VideoSet, open_set
+from p3d_jax.models import zoo
+from p3d_jax.train import config as configs
+from p3d_jax.train import logs, optim, sharding, step
+from p3d_jax.train import state as states
+from p3d_jax.train.metrics import summary
+from p3d_jax.train.progress import Bar
+from p3d_jax.train.score import Scorer
+
+# Steps that may be under way on the device while the host reads ahead.
+_IN_FLIGHT = 2
+
+
+class NonFiniteLossError(ArithmeticError):
+  """The loss became infinite or not a number."""
+
+
+@dataclasses.dataclass
+class Run:
+  """What the sections of `train` share.
+
+  Attributes:
+    config: of the run.
+    workdir: of the run.
+    mesh: that clips are split over.
+    train_videos: the split that is trained on.
+    eval_videos: the split that is evaluated.
+    recipe: what a training step needs.
+    record: of the network, written with each checkpoint.
+  """
+
+  config: ConfigDict
+  workdir: epath.Path
+  mesh: Mesh
+  train_videos: VideoSet
+  eval_videos: VideoSet
+  recipe: step.Recipe
+  record: Record
+
+
+def train(
+  config: ConfigDict,
+  workdir: epath.PathLike,
+  *,
+  devices: Any = None,
+) -> dict[str, float]:
+  """Trains, or goes on with training, to the config's last step.
+
+  Args:
+    config: of `config.default()`'s fields.
+    workdir: of the run; one that has a checkpoint goes on from it.
+    devices: to train on; all by default.
+
+  Returns:
+    The metrics of the last evaluation.
+
+  Raises:
+    ValueError: if the config cannot be run, or the workdir is of another one.
+    NonFiniteLossError: if the loss does, with the step.
+  """
+  # Everything that can be refused is, before anything is written.
+  run = prepare(config, workdir, devices)
+  state = states.create(
+    run.recipe.module,
+    run.recipe.tx,
+    run.mesh,
+    channels=run.record.channels,
+    seed=config.seed,
+    ema=bool(config.train.ema),
+  )
+  logs.settle_config(run.workdir, config)
+  checkpoints = RunCheckpoints(
+    run.workdir,
+    keep=config.checkpoint.keep,
+    keep_best=config.checkpoint.keep_best,
+  )
+  if checkpoints.last() is not None:
+    state = checkpoints.restore(state)
+  start = int(state.step)
+  log = logs.Logs(run.workdir, start, tensorboard=config.log.tensorboard)
+  bar = Bar("train", config.train.steps, start)
+  try:
+    with bar:
+      bar.say(_opening(run, start))
+      return _steps(run, state, checkpoints, log, bar)
+  finally:
+    log.close()
+    checkpoints.close()
+
+
+def prepare(
+  config: ConfigDict, workdir: epath.PathLike, devices: Any = None
+) -> Run:
+  """Checks a config against the data and the devices, and builds from it."""
+  mesh = sharding.mesh(devices)
+  configs.check(config, mesh.size)
+  train_videos = open_set(config.data.dir, config.data.train_split)
+  eval_videos = open_set(config.data.dir, config.data.eval_split)
+  module = configs.network(config, len(train_videos.label_names))
+  preprocessing = configs.preprocessing(config)
+  channels = len(preprocessing.mean)
+  recipe = step.Recipe(
+    module=module,
+    tx=optim.optimizer(config, states.abstract_params(module, channels)),
+    preprocessing=preprocessing,
+    loss=config.train.loss,
+    label_smoothing=config.train.label_smoothing,
+    accumulate=config.train.accumulate,
+    ema=config.train.ema,
+    seed=config.seed,
+  )
+  record = Record(
+    model=zoo.to_fields(module),
+    preprocessing=preprocessing,
+    labels=tuple(train_videos.label_names),
+    scores=config.train.loss,
+    provenance={
+      "kind": "trained",
+      "data": str(train_videos.directory),
+      "config": logs.config_json(config),
+      **logs.versions(),
+    },
+  )
+  directory = epath.Path(workdir).expanduser().absolute()
+  directory.mkdir(parents=True, exist_ok=True)
+  return Run(config, directory, mesh, train_videos, eval_videos, recipe, record)
+
+
+def _steps(
+  run: Run,
+  state: states.TrainState,
+  checkpoints: RunCheckpoints,
+  log: logs.Logs,
+  bar: Bar,
+) -> dict[str, float]:
+  """Goes from the state's step to the last one."""
+  config, last = run.config, run.config.train.steps
+  train_step = step.jit_train_step(run.recipe, run.mesh)
+  scorer = Scorer(
+    run.recipe.module, run.recipe.preprocessing, run.record.scores, run.mesh
+  )
+  start = int(state.step)
+  meter = Meter(run, log, bar)
+  evaluated: dict[str, float] = {}
+  batches = _batches(run, start, meter)
+  for done in range(start + 1, last + 1):
+    state, metrics = train_step(state, next(batches))
+    meter.add(done, metrics)
+    ends = done == last
+    evaluates = ends or (config.eval.every and not done % config.eval.every)
+    if evaluates:
+      meter.flush()
+      evaluated = _evaluate(run, scorer, state, done, log, bar)
+    if ends or not done % config.checkpoint.every:
+      meter.flush()  # a step whose loss is not finite is never saved
+      checkpoints.save(state, _at(run.record, done), _score(evaluated, done))
+    if evaluates:
+      meter.restart()
+  if start == last:
+    bar.say(f"step {last} of {last} was reached before: nothing to train")
+    evaluated = _evaluate(run, scorer, state, last, log, bar)
+  return {k: v for k, v in evaluated.items() if k != "step"}
+
+
+def _batches(run: Run, start: int, meter: Meter) -> Iterator[dict[str, Any]]:
+  """Yields each step's global arrays, read one step ahead."""
+  config = run.config
+  rows = pipeline.train_batches(
+    run.train_videos,
+    run.recipe.preprocessing,
+    configs.augmentation(config),
+    batch=config.train.batch,
+    seed=config.seed,
+    start_step=start,
+    stop_step=config.train.steps,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+    workers=config.input.workers,
+    threads=config.input.threads,
+  )
+  ready = None
+  for batch in meter.timed(rows):
+    kept = {name: batch[name] for name in ("clips", "labels")}
+    ahead = sharding.put(kept, run.mesh)
+    if ready is not None:
+      yield ready
+    ready = ahead
+  if ready is not None:
+    yield ready
+
+
+class Meter:
+  """Collects the steps' metrics without holding the device up.
+
+  Attributes:
+    waited: seconds that the loop waited for data since the last line.
+  """
+
+  def __init__(self, run: Run, log: logs.Logs, bar: Bar) -> None:
+    self._run, self._log, self._bar = run, log, bar
+    self._rate = optim.learning_rate(run.config)
+    self._pending: collections.deque[tuple[int, Any]] = collections.deque()
+    self._seen: list[dict[str, float]] = []
+    self.restart()
+
+  def restart(self) -> None:
+    """Starts the clock again, after work that is not training."""
+    self.waited, self._began = 0.0, time.monotonic()
+    self._steps = 0
+
+  def timed(self, rows: Iterator[Any]) -> Iterator[Any]:
+    """Passes batches on and adds up how long each was waited for."""
+    while True:
+      began = time.monotonic()
+      batch = next(rows, None)
+      self.waited += time.monotonic() - began
+      if batch is None:
+        return
+      yield batch
+
+  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of a step that may still be running."""
+    self._pending.append((step, metrics))
+    while len(self._pending) > _IN_FLIGHT:
+      self._settle()
+
+  def flush(self) -> None:
+    """Waits for all steps; a loss that is not finite ends here."""
+    while self._pending:
+      self._settle()
+
+  def _settle(self) -> None:
+    step, metrics = self._pending.popleft()
+    values = {name: float(value) for name, value in metrics.items()}
+    if not math.isfinite(values["loss"]):
+      raise NonFiniteLossError(
+        f"the loss of step {step} is {values['loss']}: training stopped; "
+        "checkpoints of earlier steps are whole. Lower "
+        "optim.learning_rate, or set optim.clip_norm or optim.warmup"
+      )
+    self._seen.append(values)
+    self._steps += 1
+    if step % self._run.config.log.every == 0:
+      self._line(step)
+
+  def _line(self, step: int) -> None:
+    seconds = max(time.monotonic() - self._began, 1e-9)
+    names = self._seen[0]
+    mean = {n: float(np.mean([m[n] for m in self._seen])) for n in names}
+    batch = self._run.config.train.batch
+    mean |= {
+      "learning_rate": float(self._rate(step - 1)),
+      "clips_per_second": self._steps * batch / seconds,
+      "data_wait": self.waited / seconds,
+    }
+    self._log.write(step, "train", mean)
+    numbers = {
+      "loss": f"{mean['loss']:.4f}",
+      "clip hit@1": f"{100 * mean['accuracy']:.1f}",
+      "clips/s": f"{mean['clips_per_second']:.1f}",
+      "waiting for data": f"{100 * mean['data_wait']:.0f}%",
+    }
+    self._bar.update(step, numbers)
+    self._seen = []
+    self.restart()
+
+
+def _evaluate(
+  run: Run,
+  scorer: Scorer,
+  state: states.TrainState,
+  done: int,
+  log: logs.Logs,
+  bar: Bar,
+) -> dict[str, float]:
+  """Scores the evaluation split with the state's variables."""
+  config = run.config
+  scores = scorer.videos(
+    state.variables,
+    run.eval_videos,
+    clips=config.eval.clips,
+    batch=config.eval.batch,
+    workers=config.input.workers,
+    threads=config.input.threads,
+  )
+  metrics = summary(scores)
+  log.write(done, "eval", metrics)
+  bar.say(
+    f"step {done}: clip hit@1 {metrics['clip_hit@1']:.1f}  "
+    f"video hit@1 {metrics['video_hit@1']:.1f}  "
+    f"video hit@5 {metrics['video_hit@5']:.1f}  "
+    f"({metrics['videos']} videos, {metrics['clips_per_video']} clips each)"
+  )
+  return {"step": done, **metrics}
+
+
+def _score(evaluated: dict[str, float], done: int) -> dict[str, float] | None:
+  """What ranks a checkpoint: an evaluation of this very step."""
+  if evaluated.get("step") != done:
+    return None
+  return {name: float(v) for name, v in evaluated.items() if "hit@" in name}
+
+
+def _at(record: Record, done: int) -> Record:
+  provenance = {**record.provenance, "step": done}
+  return dataclasses.replace(record, provenance=provenance)
+
+
+def _opening(run: Run, start: int) -> str:
+  batch, devices = run.config.train.batch, run.mesh.size
+  verb = f"going on from step {start}" if start else "training"
+  return (
+    f"{verb}: {run.config.model.name}, {len(run.train_videos)} videos, "
+    f"{batch} clips a step on {devices} device{'s' * (devices > 1)}, "
+    f"workdir {run.workdir}"
+  )

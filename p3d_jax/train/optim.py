@@ -1,0 +1,161 @@
+"""The optimiser: rules by name over SGD or AdamW, all of optax.
+
+What a parameter's name decides (weight decay, learning-rate multiplier, frozen
+or not) is worked out once, in `plan`, and can be printed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from p3d_jax.checkpoint import tree
+
+
+class Rule(NamedTuple):
+  """How one parameter learns.
+
+  Attributes:
+    learns: whether it does.
+    multiplier: of the learning rate.
+    decays: whether weight decay applies.
+  """
+
+  learns: bool
+  multiplier: float
+  decays: bool
+
+
+def plan(params: Any, optim: ConfigDict, freeze_norm: str) -> dict[str, Rule]:
+  """Says how each parameter learns, by its name.
+
+  Args:
+    params: the tree of parameters, or of their shapes.
+    optim: `config.optim`.
+    freeze_norm: `config.norm.freeze`: scale and shift of frozen batch norms
+      do not learn either.
+
+  Returns:
+    Name, as "res3/block02/spatial/conv/kernel", -> rule.
+
+  Raises:
+    ValueError: if a pattern fits no parameter.
+  """
+  names = list(tree.flatten(params))
+  for pattern in [*(p for p, _ in optim.multipliers), *optim.freeze]:
+    if not any(re.search(pattern, name) for name in names):
+      raise ValueError(
+        f"config.optim: {pattern!r} fits no parameter: names are like "
+        f"{names[-1]!r}"
+      )
+  return {name: _rule(name, optim, freeze_norm) for name in names}
+
+
+def _rule(name: str, optim: ConfigDict, freeze_norm: str) -> Rule:
+  is_norm = "/bn/" in name
+  frozen = any(re.search(pattern, name) for pattern in optim.freeze)
+  if is_norm and freeze_norm == "all":
+    frozen = True
+  if is_norm and freeze_norm == "all_but_first":
+    frozen = frozen or not name.startswith("stem/")
+  multiplier = 1.0
+  for pattern, factor in optim.multipliers:
+    if re.search(pattern, name):
+      multiplier *= factor
+  return Rule(not frozen, multiplier, name.endswith("/kernel"))
+
+
+def learning_rate(config: ConfigDict) -> optax.Schedule:
+  """Returns step -> learning rate, before the multipliers."""
+  optim, steps = config.optim, config.train.steps
+  if optim.schedule == "step":
+    decay = optax.exponential_decay(
+      optim.learning_rate,
+      optim.decay_every,
+      optim.decay_factor,
+      staircase=True,
+    )
+  elif optim.schedule == "cosine":
+    rise = optim.warmup
+    cosine = optax.cosine_decay_schedule(
+      optim.learning_rate, max(steps - rise, 1)
+    )
+
+    def decay(step: jax.Array) -> jax.Array:
+      return cosine(jax.numpy.maximum(step - rise, 0))
+  else:
+    decay = optax.constant_schedule(optim.learning_rate)
+  if not optim.warmup:
+    return decay
+  return lambda step: (
+    decay(step) * jax.numpy.minimum((step + 1) / optim.warmup, 1.0)
+  )
+
+
+def optimizer(config: ConfigDict, params: Any) -> optax.GradientTransformation:
+  """Builds the optimiser of a config for a tree of parameters.
+
+  Frozen parameters get no update and have no optimiser state. The norm that is
+  clipped is that of the parameters that learn.
+
+  Args:
+    config: of `default()`'s fields.
+    params: the tree of parameters, or of their shapes.
+
+  Raises:
+    ValueError: if a pattern fits no parameter.
+  """
+  optim = config.optim
+  rules = plan(params, optim, config.norm.freeze)
+  multipliers = tree.unflatten({n: r.multiplier for n, r in rules.items()})
+  labels = tree.unflatten(
+    {n: "learns" if r.learns else "frozen" for n, r in rules.items()}
+  )
+  steps = []
+  if optim.clip_norm:
+    steps.append(optax.clip_by_global_norm(optim.clip_norm))
+  decay = optax.add_decayed_weights(optim.weight_decay, mask=_decays)
+  if optim.name == "sgd":
+    # Caffe's: the decay goes through the momentum.
+    steps += [decay, optax.trace(optim.momentum, nesterov=optim.nesterov)]
+  else:
+    steps += [optax.scale_by_adam(b1=optim.b1, b2=optim.b2), decay]
+  steps += [
+    _multiply(multipliers),
+    optax.scale_by_learning_rate(learning_rate(config)),
+  ]
+  return optax.partition(
+    {"learns": optax.chain(*steps), "frozen": optax.set_to_zero()}, labels
+  )
+
+
+def _decays(params: Any) -> Any:
+  """True for kernels: no weight decay on batch norm and biases."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key == "kernel", params
+  )
+
+
+def _multiply(multipliers: Any) -> optax.GradientTransformation:
+  """Scales each update by its parameter's multiplier."""
+
+  def update(updates: Any, params: Any = None) -> Any:
+    del params
+    flat = _named_leaves(updates)
+    by_name = tree.flatten(multipliers)
+    scaled = [leaf * by_name[name] for name, leaf in flat]
+    return jax.tree.unflatten(jax.tree.structure(updates), scaled)
+
+  return optax.stateless(update)
+
+
+def _named_leaves(updates: Any) -> list[tuple[str, Any]]:
+  """Leaves of a tree with holes (optax's masked nodes), with their names."""
+  return [
+    ("/".join(entry.key for entry in path), leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(updates)
+  ]

@@ -1,0 +1,85 @@
+"""Scores all videos of a split: N clips each, sharded over the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from p3d_jax.data import pipeline
+from p3d_jax.data.sets import VideoSet
+from p3d_jax.models.p3d import P3D
+from p3d_jax.preprocess import Preprocessing
+from p3d_jax.train import sharding, step
+from p3d_jax.train.metrics import Scores
+
+
+class Scorer:
+  """Scores videos with one compiled step, again and again while training.
+
+  Attributes:
+    module: the network.
+    preprocessing: what it expects of pixels.
+    mesh: that the videos are split over.
+  """
+
+  def __init__(
+    self, module: P3D, preprocessing: Preprocessing, scores: str, mesh: Mesh
+  ) -> None:
+    self.module = module
+    self.preprocessing = preprocessing
+    self.mesh = mesh
+    self._step = step.jit_eval_step(module, preprocessing, scores, mesh)
+
+  def clips(self, variables: Any, clips: np.ndarray) -> np.ndarray:
+    """Scores uint8 (videos, clips, time, height, width, channels)."""
+    batch = sharding.put({"clips": clips}, self.mesh)
+    return np.asarray(self._step(variables, batch["clips"]))
+
+  def videos(
+    self,
+    variables: Any,
+    videos: VideoSet,
+    *,
+    clips: int,
+    batch: int,
+    workers: int = 0,
+    threads: int = 2,
+    progress: Callable[[int], None] = lambda done: None,
+  ) -> Scores:
+    """Scores each video of a split once.
+
+    Args:
+      variables: of the network.
+      videos: the split.
+      clips: uniform clips a video.
+      batch: videos at once, over all devices.
+      workers: processes that decode; 0: threads of this one.
+      threads: that decode, in each process.
+      progress: called with the number of videos done.
+    """
+    found: dict[int, np.ndarray] = {}
+    labels: dict[int, np.ndarray] = {}
+    batches = pipeline.eval_batches(
+      videos,
+      self.preprocessing,
+      clips=clips,
+      batch=batch,
+      workers=workers,
+      threads=threads,
+    )
+    for rows in batches:
+      scores = self.clips(variables, rows["clips"])
+      for i, video in enumerate(rows["video"]):
+        if video >= 0:  # the last batch is padded
+          found[int(video)] = scores[i]
+          labels[int(video)] = rows["labels"][i]
+      progress(len(found))
+    order = sorted(found)
+    return Scores(
+      index=np.asarray(order),
+      clips=np.stack([found[i] for i in order]),
+      labels=np.stack([labels[i] for i in order]),
+    )

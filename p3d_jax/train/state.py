@@ -1,0 +1,85 @@
+"""What a training run carries from step to step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from p3d_jax.models.p3d import MIN_SIZE, P3D
+from p3d_jax.train import sharding
+
+
+class TrainState(struct.PyTreeNode):
+  """The state of a run; the step is also its position in the data.
+
+  Attributes:
+    step: steps done.
+    params: parameters, float32.
+    batch_stats: moving means and variances, float32.
+    opt_state: of the optimiser.
+    ema: averaged parameters, or None.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+  ema: Any = None
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What evaluation uses: the averaged parameters where there are some."""
+    params = self.params if self.ema is None else self.ema
+    return {"params": params, "batch_stats": self.batch_stats}
+
+
+def abstract_params(module: P3D, channels: int) -> Any:
+  """Returns shapes and types of the parameters, without making them."""
+  return jax.eval_shape(lambda: _variables(module, channels, 0))["params"]
+
+
+def _variables(module: P3D, channels: int, seed: int) -> Any:
+  # Neither the parameters nor the statistics depend on the clips' size.
+  clips = jnp.zeros((1, 1, MIN_SIZE, MIN_SIZE, channels))
+  return module.init(jax.random.key(seed), clips)
+
+
+def create(
+  module: P3D,
+  tx: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  channels: int,
+  seed: int,
+  ema: bool,
+) -> TrainState:
+  """Makes the state of step 0, each array where it will live.
+
+  Args:
+    module: the network.
+    tx: the optimiser.
+    mesh: of the run.
+    channels: of the clips.
+    seed: of the initialisation.
+    ema: whether averaged parameters are kept.
+  """
+
+  def init() -> TrainState:
+    variables = _variables(module, channels, seed)
+    params = variables["params"]
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats=variables["batch_stats"],
+      opt_state=tx.init(params),
+      ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+  shapes = jax.eval_shape(init)
+  shardings = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+  return jax.jit(init, out_shardings=shardings)()

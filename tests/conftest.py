@@ -1,0 +1,7 @@
+"""The tests compute on CPUs, with arithmetic that is the same everywhere."""
+
+import os
+
+# Before the first import of jax: a GPU would round differently, and two
+# workers of pytest-xdist would each take all of its memory.
+os.environ["JAX_PLATFORMS"] = "cpu"
