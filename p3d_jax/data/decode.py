@@ -11,7 +11,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 from etils import epath
 
@@ -458,7 +457,7 @@ def _orientation(
   matrix of the container, rounded to the nearest of the eight ways that keep
   the axes. `VideoFrame.rotation` does not tell mirrored ones apart.
   """
-  side = frame.side_data.get("DISPLAYMATRIX")
+  side: Any = frame.side_data.get("DISPLAYMATRIX")
   if side is None:
     return (1, 0), (0, 1)
   matrix = np.frombuffer(bytes(side), np.int32)

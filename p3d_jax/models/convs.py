@@ -116,7 +116,10 @@ def _frames(
   """Convolves each frame alone; the kernel is (height, width, in, out)."""
   if kernel.shape[:2] == (1, 1) and padding == (0, 0):
     x = x[:, :, :: strides[0], :: strides[1]]
-    return jnp.dot(x, kernel[0, 0], precision=precision)
+    # Two axes, not five: XLA's CPU backend then computes the filter gradient
+    # as a plain matrix product too, three times as fast.
+    y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0], precision=precision)
+    return y.reshape(*x.shape[:-1], -1)
   y = lax.conv_general_dilated(
     x.reshape(-1, *x.shape[2:]),
     kernel,

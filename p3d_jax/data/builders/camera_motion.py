@@ -29,6 +29,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -221,11 +222,10 @@ def build_camera_motion(
     files=files,
     **fields,
   )
-  builder = CameraMotion(
-    data_dir=epath.Path(out), config=config, file_format="array_record"
-  )
-  bar = contextlib.nullcontext() if progress else _no_progress()
-  with bar:
+  with _quiet(progress):
+    builder = CameraMotion(
+      data_dir=epath.Path(out), config=config, file_format="array_record"
+    )
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )
@@ -564,9 +564,18 @@ def _key(fields: dict[str, int], files: dict[str, tuple[str, ...]]) -> str:
 
 
 @contextlib.contextmanager
-def _no_progress() -> Iterator[None]:
-  tfds.disable_progress_bar()
+def _quiet(progress: bool) -> Iterator[None]:
+  """Leaves of what TFDS prints the bar, or nothing."""
+  # It warns of any config made at run time, and says that it downloads.
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  if not progress:
+    tfds.disable_progress_bar()
   try:
-    yield
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
   finally:
-    tfds.enable_progress_bar()
+    logger.setLevel(level)
+    if not progress:
+      tfds.enable_progress_bar()
