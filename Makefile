@@ -1,17 +1,43 @@
 # Every target makes its own environment in .venv and uses it again.
 PYTHON ?= python3
+# Extras of setup.cfg that the tests run with; CI adds torch.
 EXTRAS ?= dev
 VENV := .venv
 BIN := $(VENV)/bin
-# The fastest way a CPU-only pip gets the very versions that CI ran.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet \
-  --disable-pip-version-check --constraint constraints.txt
+P3D := $(BIN)/p3d
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: demo test test-all lint clean
 
-$(VENV)/$(EXTRAS): setup.cfg pyproject.toml constraints.txt
+demo: $(VENV)/.has-demo
+	$(P3D) data build camera_motion --out demo/data
+	$(P3D) train --config=experiments/configs/demo.py --workdir=demo/run
+	$(P3D) evaluate demo/run --clips=4
+	$(P3D) data extract demo/data --split=test --count=4 --out=demo/videos
+	$(P3D) predict demo/run demo/videos/*.mp4 --top=2
+
+test: $(VENV)/.has-$(EXTRAS)
+	$(PYTEST) -m "not slow"
+
+# What `make test` leaves out because it takes long.
+test-all: $(VENV)/.has-$(EXTRAS)
+	$(PYTEST) -m slow
+
+lint: $(VENV)/.has-$(EXTRAS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# constraints.txt holds the versions that CI ran.
+$(VENV)/.has-%: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "p3d_jax needs Python >= 3.11; set PYTHON=python3.11"; exit 1; }
+	  { echo "p3d_jax needs Python >= 3.11: make PYTHON=/path/to/python3.11"; \
+	    exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[$*]'
 	@touch $@

@@ -1,14 +1,33 @@
 """Video networks that factorise space and time, in JAX and Flax.
 
-module, variables, record = p3d_jax.load("runs/mine")
-logits = module.apply(variables, record.preprocess(frames))
+    module, variables, record = p3d_jax.load("runs/mine")
+    clips = p3d_jax.read_clips("mine.mp4", record.preprocessing, clips=10)
+    logits = module.apply(variables, record.preprocess(clips))
+
+The names are imported when they are first used, so that processes that only
+decode video do not wait for jax.
 """
 
-from p3d_jax.checkpoint.model import Record, load, save
-from p3d_jax.data.decode import read_clips, read_frames
-from p3d_jax.models.zoo import build
-from p3d_jax.preprocess import Preprocessing
-from p3d_jax.version import VERSION as __version__
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from p3d_jax.version import __version__
+
+if TYPE_CHECKING:
+  from p3d_jax.checkpoint.model import Record, load, save
+  from p3d_jax.data.decode import read_clips, read_frames
+  from p3d_jax.models.zoo import build
+  from p3d_jax.preprocess import Preprocessing
+
+_HOMES = {
+  "Preprocessing": "p3d_jax.preprocess",
+  "Record": "p3d_jax.checkpoint.model",
+  "build": "p3d_jax.models.zoo",
+  "load": "p3d_jax.checkpoint.model",
+  "read_clips": "p3d_jax.data.decode",
+  "read_frames": "p3d_jax.data.decode",
+  "save": "p3d_jax.checkpoint.model",
+}
 
 __all__ = [
   "Preprocessing",
@@ -20,3 +39,13 @@ __all__ = [
   "read_frames",
   "save",
 ]
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _HOMES:
+    raise AttributeError(f"module 'p3d_jax' has no attribute {name!r}")
+  return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_HOMES})

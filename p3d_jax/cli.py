@@ -111,8 +111,29 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
       f"--{name}", type=int, default=default, help=f"{text} ({default})"
     )
 
+  extract = actions.add_parser(
+    "extract", help="write videos of a set as files", allow_abbrev=False
+  )
+  extract.add_argument("set", metavar="SET", help="folder of a built set")
+  extract.add_argument("--split", default="test", help="of the set (test)")
+  extract.add_argument("--count", type=int, default=8, help="how many (8)")
+  extract.add_argument("--out", required=True, help="folder for the files")
+
 
 def _data(args: argparse.Namespace) -> int:
+  return _extract(args) if args.action == "extract" else _build(args)
+
+
+def _extract(args: argparse.Namespace) -> int:
+  from p3d_jax.data.extract import extract
+  from p3d_jax.data.sets import open_set
+
+  for file in extract(open_set(args.set, args.split), args.count, args.out):
+    print(file)
+  return 0
+
+
+def _build(args: argparse.Namespace) -> int:
   from p3d_jax.data.builders.camera_motion import build_camera_motion
 
   folder = build_camera_motion(
@@ -262,7 +283,9 @@ def _at_least_one(args: argparse.Namespace, *names: str) -> None:
 
 VERBS = {
   "models": Verb("list the networks", _models_arguments, _models),
-  "data": Verb("build sets of videos", _data_arguments, _data),
+  "data": Verb(
+    "build sets of videos, or look into them", _data_arguments, _data
+  ),
   "train": Verb("train, or go on training", _train_arguments, _train),
   "evaluate": Verb(
     "clip and video accuracy on a split", _evaluate_arguments, _evaluate

@@ -1,3 +1,3 @@
 """The version of the package; setup.cfg reads it from here."""
 
-VERSION = "0.1.0"
+__version__ = "0.1.0"

@@ -6,7 +6,8 @@ A checkpoint is a folder with two parts, written together or not at all:
     variables/         parameters and batch statistics, by Orbax
 
 A step of a training run is such a folder too (with `train/` beside them), so
-`load` takes a converted folder, a step or a whole workdir.
+`load` takes a converted folder, a step or a whole workdir. Where a folder
+cannot be renamed (gs://), Orbax's commit_success.txt says that it is whole.
 """
 
 from __future__ import annotations
@@ -58,6 +59,18 @@ class Record:
   provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   sha256: str | None = None
 
+  def __post_init__(self) -> None:
+    """Refuses scores that are none, and labels that are not the logits'."""
+    if self.scores not in SCORES:
+      raise ValueError(
+        f"scores is {self.scores!r}: it must be one of {', '.join(SCORES)}"
+      )
+    classes = self.model["num_classes"]
+    if classes is not None and classes != len(self.labels):
+      raise ValueError(
+        f"labels are {len(self.labels)} names: the model has {classes} classes"
+      )
+
   def preprocess(self, frames: np.ndarray) -> np.ndarray:
     """Makes what the network takes of uint8 frames; see preprocess.py."""
     return self.preprocessing.preprocess(frames)
@@ -86,6 +99,8 @@ class Record:
     Raises:
       ValueError: if it is of another format or a field is missing.
     """
+    if not isinstance(content, Mapping):
+      raise ValueError(f"it holds {type(content).__name__}, not an object")
     if content.get("format") != FORMAT:
       raise ValueError(
         f"format is {content.get('format')!r}: this p3d_jax reads {FORMAT}"
@@ -160,29 +175,55 @@ def load(
   """
   path = find(path, step)
   record = read_record(path)
-  abstract = abstract_variables(record)
-  with _checkpointer() as checkpointer:
-    _check(checkpointer.item_metadata(path)["variables"], abstract, path)
-    restored = checkpointer.restore(
-      path,
-      args=ocp.args.Composite(variables=ocp.args.StandardRestore(abstract)),
-    )
-  variables = restored["variables"]
+  variables = _read(path, abstract_variables(record))
+  check_digest(variables, record, path)
+  return zoo.from_fields(record.model), variables, record
+
+
+def _read(path: epath.Path, abstract: Any) -> Any:
+  """Reads variables/, on whatever devices it was written, to the default one.
+
+  By way of numpy: what comes out is bound to no device, and a mesh can take it.
+  """
+  kinds = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract
+  )
+  folder = path / "variables"
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    try:
+      found = checkpointer.metadata(folder).item_metadata.tree
+      _check(found, abstract, path)
+      arrays = checkpointer.restore(
+        folder,
+        args=ocp.args.PyTreeRestore(item=abstract, restore_args=kinds),
+      )
+    except CheckpointError:
+      raise
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+      raise CheckpointError(
+        f"{folder} is missing or damaged: {str(error).splitlines()[0]}"
+      ) from error
+  return jax.tree.map(jnp.asarray, arrays)
+
+
+def check_digest(variables: Any, record: Record, path: epath.Path) -> None:
+  """Raises a CheckpointError if variables are not those that were saved."""
   if record.sha256 and tree.digest(variables) != record.sha256:
     raise CheckpointError(
       f"{path}: the variables do not have the sha256 that model.json states: "
       "the checkpoint is damaged"
     )
-  return zoo.from_fields(record.model), variables, record
 
 
 def read_record(path: epath.Path) -> Record:
   """Reads model.json of a checkpoint folder."""
   file = path / "model" / "model.json"
   try:
-    return Record.from_json(json.loads(file.read_text()))
+    record = Record.from_json(json.loads(file.read_text()))
+    zoo.from_fields(record.model)
   except (ValueError, KeyError, TypeError) as error:
     raise CheckpointError(f"{file}: {error}") from error
+  return record
 
 
 def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
@@ -192,7 +233,7 @@ def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
     CheckpointError: if there is none, with what there is.
   """
   path = epath.Path(path).expanduser().absolute()
-  if (path / "model" / "model.json").exists():
+  if _is_whole(path):
     return path
   root = path / CHECKPOINTS
   if not root.exists():
@@ -200,7 +241,9 @@ def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
       f"{path} is no checkpoint and no workdir: it has neither "
       f"model/model.json nor {CHECKPOINTS}/"
     )
-  steps = sorted(int(p.name) for p in root.iterdir() if p.name.isdigit())
+  steps = sorted(
+    int(p.name) for p in root.iterdir() if p.name.isdigit() and _is_whole(p)
+  )
   if step == "best":
     scored = [(_score(root / str(s)), s) for s in steps]
     found = [pair for pair in scored if pair[0] is not None]
@@ -212,6 +255,12 @@ def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
   if step in steps:
     return root / str(step)
   raise CheckpointError(f"{path} has no step {step!r}: it has {steps}")
+
+
+def _is_whole(path: epath.Path) -> bool:
+  """Whether a checkpoint stands there, written to the end."""
+  there = (path / "model" / "model.json").exists()
+  return there and ocp.utils.is_checkpoint_finalized(path)
 
 
 def _score(path: epath.Path) -> float | None:
@@ -243,8 +292,6 @@ def _checkpointer() -> ocp.Checkpointer:
 
 def _check(found: Any, expected: Any, path: epath.Path) -> None:
   """Raises a CheckpointError if names, shapes or types differ."""
-  if found is None:
-    raise CheckpointError(f"{path}: variables/ is missing or damaged")
   there, wanted = tree.shapes(found), tree.shapes(expected)
   lines = [f"missing {name}" for name in sorted(set(wanted) - set(there))]
   lines += [f"unknown {name}" for name in sorted(set(there) - set(wanted))]

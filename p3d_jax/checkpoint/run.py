@@ -70,6 +70,10 @@ class RunCheckpoints:
   ) -> None:
     """Starts saving a TrainState.
 
+    Its numbers are on the host when this returns (Orbax copies them; on CPU it
+    holds the buffers, which JAX then does not donate), so the next step may
+    take its memory. The files are written in the background.
+
     Args:
       state: of the run.
       record: of its network.
@@ -84,9 +88,14 @@ class RunCheckpoints:
     """Returns the newest step's state, each array where `state` has it.
 
     Args:
-      state: a TrainState of the same run, of shapes or of arrays.
+      state: a TrainState of the same run: shapes, types and shardings.
+
+    Raises:
+      CheckpointError: if there is no step, or its numbers are not those saved.
     """
     step = self.last()
+    if step is None:
+      raise model.CheckpointError(f"{self.directory} has no step")
     items = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -94,14 +103,17 @@ class RunCheckpoints:
         train=ocp.args.StandardRestore(_abstract(_train(state))),
       ),
     )
-    params = items["variables"]["params"]
+    path = self.directory / str(step)
+    variables = items["variables"]
+    model.check_digest(variables, model.read_record(path), path)
+    params = variables["params"]
     ema = None
     if state.ema is not None:
       ema, params = params, items["train"]["params"]
     return state.replace(
       step=jax.device_put(jnp.asarray(step, jnp.int32), state.step.sharding),
       params=params,
-      batch_stats=items["variables"]["batch_stats"],
+      batch_stats=variables["batch_stats"],
       opt_state=items["train"]["opt_state"],
       ema=ema,
     )

@@ -31,7 +31,9 @@ def shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
 def is_addressable(tree: Any) -> bool:
   """Whether this process can see every number of the tree."""
   return all(
-    not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+    not isinstance(leaf, jax.Array)
+    or leaf.is_fully_addressable
+    or leaf.is_fully_replicated
     for leaf in jax.tree.leaves(tree)
   )
 

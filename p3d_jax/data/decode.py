@@ -119,20 +119,8 @@ def read_clips(
       than the crop.
   """
   video = Video(source, threads=threads)
-  timeline = video.timeline(preprocessing.fps)
-  indices = timeline[
-    clips_lib.uniform_clips(
-      len(timeline), preprocessing.frames, preprocessing.stride, clips
-    )
-  ]
-  unique, where = np.unique(indices, return_inverse=True)
-  try:
-    frames = video.read(unique, preprocessing.resize, preprocessing.center_crop)
-  except VideoError:
-    raise
-  except ValueError as error:
-    raise VideoError(f"{video.name}: {error}") from None
-  return frames[where.reshape(indices.shape)]
+  indices = video.clip_indices(preprocessing, clips)
+  return video.read_clips(indices, preprocessing)
 
 
 class Video:
@@ -244,6 +232,42 @@ class Video:
     # Streams whose keyframes need earlier data exist: then from the first one.
     self._pick(wanted, 0, pictures)
     return pictures.array
+
+  def clip_indices(
+    self, preprocessing: Preprocessing, clips: int
+  ) -> np.ndarray:
+    """Returns the frames, int64 (clips, time), of clips spread evenly."""
+    timeline = self.timeline(preprocessing.fps)
+    chosen = clips_lib.uniform_clips(
+      len(timeline), preprocessing.frames, preprocessing.stride, clips
+    )
+    return timeline[chosen]
+
+  def read_clips(
+    self, indices: np.ndarray, preprocessing: Preprocessing
+  ) -> np.ndarray:
+    """Decodes clips as their test does, each frame once.
+
+    Args:
+      indices: of the frames, (clips, time), in any order.
+      preprocessing: resize and crop.
+
+    Returns:
+      uint8 (clips, time, height, width, 3), RGB, resized, the centre cropped.
+
+    Raises:
+      VideoError: it cannot be decoded, or its frames are smaller than the crop.
+    """
+    unique, where = np.unique(indices, return_inverse=True)
+    try:
+      frames = self.read(
+        unique, preprocessing.resize, preprocessing.center_crop
+      )
+    except VideoError:
+      raise
+    except ValueError as error:
+      raise VideoError(f"{self.name}: {error}") from None
+    return frames[where.reshape(indices.shape)]
 
   def frames(self, start: int = 0) -> Generator[av.VideoFrame, None, None]:
     """Decodes from packet `start` on, in the order frames are shown in.
@@ -415,7 +439,8 @@ class Pictures:
     self._resize = resize
     self._crop = crop
     self._reformatter = VideoReformatter()
-    self._size: tuple[int, int] | None = None
+    self._size = (0, 0)
+    self._layout: tuple[tuple[int, int], tuple[int, int]] | None = None
     self._last: tuple[int, av.VideoFrame] | None = None
 
   def put(self, at: int, frame: av.VideoFrame) -> None:
@@ -432,12 +457,15 @@ class Pictures:
 
   def rgb(self, frame: av.VideoFrame) -> np.ndarray:
     """Returns uint8 (height, width, 3)."""
-    (a, b), (c, d) = _orientation(frame)
-    turned = a == 0
-    shape = (frame.height, frame.width)
-    if self._size is None:
-      # A stream may change its size on the way; its clips may not.
+    if self._layout is None:
+      # The first frame's, for all: a stream may change its size on the way,
+      # its clips may not.
+      self._layout = _orientation(frame)
+      shape = frame.height, frame.width
+      turned = self._layout[0][0] == 0
       self._size = resized(self._resize, *(shape[::-1] if turned else shape))
+    (a, b), (c, d) = self._layout
+    turned = a == 0
     height, width = self._size[::-1] if turned else self._size
     rgb = self._reformatter.reformat(
       frame, width, height, "rgb24", interpolation=SWSCALE, threads=1

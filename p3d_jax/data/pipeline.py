@@ -131,8 +131,10 @@ def train_example(
   index: int,
 ) -> dict[str, np.ndarray]:
   """Reads the example at a global index; see `train_batches`."""
-  epoch, position = divmod(index, len(videos))
-  record = videos[int(epoch_order(len(videos), seed, epoch)[position])]
+  count = len(videos)
+  epoch, position = divmod(index, count)
+  order = epoch_order(count, seed, epoch)
+  record = videos[int(order[position])]
   rng = np.random.default_rng(
     np.random.SeedSequence(seed, spawn_key=(_EXAMPLE, index))
   )

@@ -8,8 +8,12 @@ no value the comment says so.
 
 from __future__ import annotations
 
+import difflib
+import math
 import pathlib
 import re
+import runpy
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +38,8 @@ def default() -> ConfigDict:
   config.model = model = ConfigDict()
   model.name = "p3d63"  # a row of models/zoo.py; P3D on ResNet-50
   model.flavour = "released"  # a row of FLAVOURS in models/zoo.py
-  model.schedule = "ABC"  # letters of A, B, C, S, F; or three strings
+  # Letters of A, B, C, S, F in turn; three cycles, one a stage: "A,BC,S".
+  model.schedule = "ABC"
   model.dropout = 0.9  # UCF101 study; 0.1 Sports-1M, 0.5 and 0.7 Kinetics
   model.dtype = "float32"  # or "bfloat16"; parameters stay float32
   model.precision = "default"  # of products: "default", "high", "highest"
@@ -59,16 +64,17 @@ def default() -> ConfigDict:
 
   config.data = data = ConfigDict()
   data.dir = ""  # what `p3d data build` wrote
-  data.train_split = "train"
+  data.train_split = "train"  # as TFDS reads it: "train[:90%]"
   data.eval_split = "test"
 
   config.preprocessing = pixels = ConfigDict()
   pixels.frames = 16  # frames a clip
   pixels.stride = 1  # frames from one frame of a clip to the next
   pixels.fps = config_dict.placeholder(float)  # None: the file's own
-  pixels.resize = (182, 242)  # height and width in pixels; (n,): short side
+  # Height and width in pixels; (n,): the short side; (): as they are.
+  pixels.resize = (182, 242)
   pixels.crop = (160, 160)  # height and width in pixels
-  pixels.channels = "BGR"  # of the authors' weights; "RGB"
+  pixels.channels = "BGR"  # of the authors' weights; or "RGB"
   pixels.scale = 1.0  # pixels are multiplied by it first
   pixels.mean = (104.0, 117.0, 123.0)  # in the order of the channels
   pixels.std = (1.0, 1.0, 1.0)
@@ -122,8 +128,10 @@ def default() -> ConfigDict:
   inputs.threads = 2  # that decode, in each process
 
   config.log = log = ConfigDict()
-  log.every = 20  # steps a line of metrics.jsonl and TensorBoard
-  log.tensorboard = True
+  # Steps a line of metrics.jsonl and TensorBoard; each evaluation and each
+  # checkpoint ends one too.
+  log.every = 20
+  log.tensorboard = True  # event files in workdir/tensorboard
   return config.lock()
 
 
@@ -131,41 +139,88 @@ def load(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
   """Runs a config file and applies `--config.x.y=v` flags.
 
   Args:
-    file: path of a Python file with `get_config()`.
+    file: path of a Python file with `get_config()`; what follows a colon is
+      given to it.
     overrides: flags as typed.
 
   Raises:
     ConfigError: if the file or a flag is wrong, in one line.
   """
-  path, _, _ = file.partition(":")
-  if not pathlib.Path(path).is_file():
-    raise ConfigError(f"--config is {file!r}: there is no such file")
+  config = _run(file)
+  for typed in overrides:
+    _check_name(typed, config)
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", flag_values=values)
+  argv = ["p3d", *overrides]
   try:
-    rest = values(["p3d", f"--config={file}", *overrides])
-    config = values.config
+    config_flags.DEFINE_config_dict(
+      "config", config, flag_values=values, sys_argv=argv
+    )
+    rest = values(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
     raise ConfigError(_one_line(e)) from e
   if len(rest) > 1:
     raise ConfigError(f"{rest[1]!r} is no flag: write --config.FIELD=VALUE")
+  return values.config
+
+
+def _check_name(flag: str, config: ConfigDict) -> None:
+  """Raises if a flag as typed names a field that is not there."""
+  found = re.match(r"--?(?:no)?config\.([^=]*)", flag)
+  at: Any = config
+  for name in found[1].split(".") if found else ():
+    if not isinstance(at, ConfigDict) or name not in at:
+      near = difflib.get_close_matches(name, at, 1) if at else []
+      advice = f"; did you mean {near[0]!r}?" if near else ""
+      raise ConfigError(
+        f"{flag.partition('=')[0]}: the config has no field {name!r}{advice}"
+      )
+    at = at[name]
+
+
+def _run(file: str) -> ConfigDict:
+  """Returns what a config file's get_config() gives, locked."""
+  path, colon, argument = file.partition(":")
+  if not pathlib.Path(path).is_file():
+    raise ConfigError(f"--config is {file!r}: there is no such file")
+  try:
+    get_config = runpy.run_path(path)["get_config"]
+    config = get_config(argument) if colon else get_config()
+  except (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+  ) as error:
+    lines = [
+      frame.lineno
+      for frame in traceback.extract_tb(error.__traceback__)
+      if frame.filename == path
+    ]
+    at = f"{path}:{lines[-1]}" if lines else path
+    raise ConfigError(f"{at}: {_one_line(error)}") from error
   if not isinstance(config, ConfigDict):
-    raise ConfigError(f"{file}: get_config() must return a ConfigDict")
-  return config
+    raise ConfigError(f"{path}: get_config() must return a ConfigDict")
+  return config.lock()
 
 
 def _one_line(error: Exception) -> str:
-  """The message of an error without quotes, line breaks and advice."""
-  text = " ".join(str(error.args[0] if error.args else error).split())
+  """The message of an error in one line, without ml_collections' advice."""
+  text = str(error.args[0] if error.args else error).split("\n")[0].strip()
   return f"{type(error).__name__}: {text}" if len(text) < 12 else text
 
 
 def preprocessing(config: ConfigDict) -> Preprocessing:
   """Returns what the config says of pixels."""
   fields = config.preprocessing.to_dict()
-  resize = fields["resize"]
-  if isinstance(resize, tuple) and len(resize) == 1:
-    fields["resize"] = resize[0]
+  for name in ("resize", "crop"):
+    if len(fields[name]) == 1:
+      fields[name] = fields[name][0]
+  fields["resize"] = fields["resize"] or None
   return Preprocessing(**fields)
 
 
@@ -201,7 +256,7 @@ def network(config: ConfigDict, num_classes: int) -> p3d.P3D:
     m.name,
     num_classes=num_classes,
     flavour=m.flavour,
-    schedule=m.schedule,
+    schedule=tuple(m.schedule.split(",")) if "," in m.schedule else m.schedule,
     dropout=m.dropout,
     dtype=jnp.dtype(m.dtype),
     precision=m.precision,
@@ -224,33 +279,23 @@ def check(config: ConfigDict, devices: int = 1) -> None:
     ConfigError: with the field, its value and the rule.
   """
   _same_fields(default(), config)
-  try:
-    network(config, num_classes=2)
-    preprocessing(config)
-    augmentation(config)
-  except (ValueError, TypeError) as error:
-    raise ConfigError(_one_line(error)) from error
+  _check_values(config)
   _check_batch(config, devices)
-  for field, values in _CHOICES.items():
-    value = _get(config, field)
-    if value not in values:
-      raise ConfigError(
-        f"config.{field} is {value!r}: it must be one of {', '.join(values)}"
-      )
-  for field, (least, most) in _BOUNDS.items():
-    value = _get(config, field)
-    if not least <= value <= most:
-      raise ConfigError(
-        f"config.{field} is {value}: it must be between {least} and {most}"
-      )
-  patterns = [pattern for pattern, _ in config.optim.multipliers]
-  for pattern in [*patterns, *config.optim.freeze]:
+  for part, build in (
+    ("model", lambda config: network(config, num_classes=2)),
+    ("preprocessing", preprocessing),
+    ("augment", augmentation),
+  ):
     try:
-      re.compile(pattern)
-    except re.error as error:
-      raise ConfigError(
-        f"config.optim: {pattern!r} is no regular expression: {error}"
-      ) from error
+      build(config)
+    except (ValueError, TypeError) as error:
+      raise ConfigError(f"config.{part}: {_one_line(error)}") from error
+  if min(preprocessing(config).crop_size) < p3d.MIN_SIZE:
+    raise ConfigError(
+      f"config.preprocessing.crop is {config.preprocessing.crop}: the networks "
+      f"take {p3d.MIN_SIZE}x{p3d.MIN_SIZE} pixels and more"
+    )
+  _check_patterns(config)
   if not config.data.dir:
     raise ConfigError(
       "config.data.dir is empty: it must be a folder that `p3d data build` "
@@ -260,12 +305,21 @@ def check(config: ConfigDict, devices: int = 1) -> None:
 
 _MANY = 10**12
 _CHOICES = {
+  "model.name": tuple(zoo.MODELS),
+  "model.flavour": tuple(zoo.FLAVOURS),
+  "model.dtype": ("float32", "bfloat16"),
+  "norm.freeze": p3d.FREEZE_NORM,
+  # What videos are read as; flow is not read from them.
+  "preprocessing.channels": ("RGB", "BGR"),
   "train.loss": ("softmax", "sigmoid"),
   "optim.name": ("sgd", "adamw"),
   "optim.schedule": ("step", "cosine", "constant"),
   "model.precision": ("default", "high", "highest"),
 }
 _BOUNDS: dict[str, tuple[float, float]] = {
+  "seed": (0, 2**32 - 1),
+  "model.dropout": (0, 0.999_999),
+  "norm.momentum": (0, 0.999_999),
   "train.batch": (1, _MANY),
   "train.steps": (1, _MANY),
   "train.accumulate": (1, _MANY),
@@ -292,15 +346,55 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
+def _check_values(config: ConfigDict) -> None:
+  for field, values in _CHOICES.items():
+    value = _get(config, field)
+    if value not in values:
+      raise ConfigError(
+        f"config.{field} is {value!r}: it must be one of {', '.join(values)}"
+      )
+  for field, (least, most) in _BOUNDS.items():
+    value = _get(config, field)
+    if not least <= value <= most:
+      raise ConfigError(
+        f"config.{field} is {value}: it must be between {least} and {most}"
+      )
+
+
 def _get(config: ConfigDict, field: str) -> Any:
-  section, name = field.split(".")
-  return config[section][name]
+  value: Any = config
+  for name in field.split("."):
+    value = value[name]
+  return value
+
+
+def _check_patterns(config: ConfigDict) -> None:
+  """Raises if a multiplier or a pattern is none; `optim.plan` fits them."""
+  optim = config.optim
+  for pair in optim.multipliers:
+    if not (
+      isinstance(pair, tuple)
+      and len(pair) == 2
+      and isinstance(pair[0], str)
+      and isinstance(pair[1], int | float)
+      and 0 <= pair[1] < math.inf
+    ):
+      raise ConfigError(
+        f"config.optim.multipliers has {pair!r}: each must be (pattern, factor)"
+      )
+  for pattern in [*(p for p, _ in optim.multipliers), *optim.freeze]:
+    try:
+      re.compile(pattern)
+    except (re.error, TypeError) as error:
+      raise ConfigError(
+        f"config.optim: {pattern!r} is no regular expression: {error}"
+      ) from error
 
 
 def _check_batch(config: ConfigDict, devices: int) -> None:
   train, group = config.train, config.norm.group
-  rows = train.batch // max(train.accumulate, 1)
-  if train.accumulate < 1 or train.batch % train.accumulate or rows % devices:
+  rows = train.batch // train.accumulate
+  if train.batch % train.accumulate or rows % devices:
     raise ConfigError(
       f"config.train.batch is {train.batch}: it must be a multiple of "
       f"train.accumulate ({train.accumulate}) times the devices ({devices})"

@@ -15,8 +15,9 @@ from etils import epath
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
-from p3d_jax.version import VERSION
+from p3d_jax.version import __version__
 
+CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 # What may change when a run goes on: none of it changes a number.
@@ -28,7 +29,7 @@ def versions() -> dict[str, str]:
   found = {name: importlib.metadata.version(name) for name in _PACKAGES}
   device = jax.devices()[0]
   return found | {
-    "p3d_jax": VERSION,
+    "p3d_jax": __version__,
     "python": platform.python_version(),
     "devices": f"{jax.device_count()} {device.platform} {device.device_kind}",
   }
@@ -38,7 +39,7 @@ def write_aside(path: epath.Path, text: str) -> None:
   """Writes a file so that it is there whole or not at all."""
   aside = path.parent / f".{path.name}.part"
   aside.write_text(text)
-  aside.rename(path)
+  aside.replace(path)
 
 
 def config_json(config: ConfigDict) -> dict[str, Any]:
@@ -46,23 +47,28 @@ def config_json(config: ConfigDict) -> dict[str, Any]:
   return json.loads(config.to_json_best_effort())
 
 
-def settle_config(workdir: epath.Path, config: ConfigDict) -> None:
-  """Writes config.json, or checks that a run goes on with the one it had.
+def check_config(workdir: epath.Path, config: ConfigDict) -> None:
+  """Checks that a run goes on with the config that it began with.
 
   Raises:
     ValueError: if the workdir is of a run with another config, with the
       fields that differ.
   """
-  file, now = workdir / "config.json", config_json(config)
-  if file.exists():
-    then = json.loads(file.read_text())
-    lines = _differences(then, now)
-    if lines:
-      raise ValueError(
-        f"{workdir} is of a run with another config: {'; '.join(lines)}; "
-        "name a new workdir, or go on with the old config"
-      )
-  write_aside(file, json.dumps(now, indent=2) + "\n")
+  file = workdir / CONFIG
+  if not file.exists():
+    return
+  lines = _differences(json.loads(file.read_text()), config_json(config))
+  if lines:
+    raise ValueError(
+      f"{workdir} is of a run with another config: {'; '.join(lines)}; "
+      "name a new workdir, or go on with the old config"
+    )
+
+
+def write_config(workdir: epath.Path, config: ConfigDict) -> None:
+  """Writes config.json."""
+  text = json.dumps(config_json(config), indent=2) + "\n"
+  write_aside(workdir / CONFIG, text)
 
 
 def _differences(then: Any, now: Any, at: str = "config") -> list[str]:
@@ -119,6 +125,8 @@ class Logs:
     if self._board is not None:
       for name, value in metrics.items():
         self._board.add_scalar(f"{kind}/{name}", value, step)
+      # As metrics.jsonl: a kill loses no line.
+      self._board.flush()
 
   def close(self) -> None:
     """Ends both files."""

@@ -8,10 +8,11 @@ going on with its step, to the bit.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ _IN_FLIGHT = 2
 
 
 class NonFiniteLossError(ArithmeticError):
-  """The loss became infinite or not a number."""
+  """The loss, or its gradient, became infinite or not a number."""
 
 
 @dataclasses.dataclass
@@ -67,7 +68,7 @@ def train(
   config: ConfigDict,
   workdir: epath.PathLike,
   *,
-  devices: Any = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, float]:
   """Trains, or goes on with training, to the config's last step.
 
@@ -81,46 +82,43 @@ def train(
 
   Raises:
     ValueError: if the config cannot be run, or the workdir is of another one.
-    NonFiniteLossError: if the loss does, with the step.
+    NonFiniteLossError: if the loss or its gradient does, with the step.
   """
   # Everything that can be refused is, before anything is written.
   run = prepare(config, workdir, devices)
-  state = states.create(
-    run.recipe.module,
-    run.recipe.tx,
-    run.mesh,
-    channels=run.record.channels,
-    seed=config.seed,
-    ema=bool(config.train.ema),
-  )
-  logs.settle_config(run.workdir, config)
+  run.workdir.mkdir(parents=True, exist_ok=True)
+  logs.write_config(run.workdir, config)
   checkpoints = RunCheckpoints(
     run.workdir,
     keep=config.checkpoint.keep,
     keep_best=config.checkpoint.keep_best,
   )
-  if checkpoints.last() is not None:
-    state = checkpoints.restore(state)
-  start = int(state.step)
-  log = logs.Logs(run.workdir, start, tensorboard=config.log.tensorboard)
-  bar = Bar("train", config.train.steps, start)
-  try:
-    with bar:
+  with contextlib.closing(checkpoints):
+    start = checkpoints.last() or 0
+    bar = Bar("train", config.train.steps, start)
+    if start == config.train.steps:
+      bar.say(f"{run.workdir} has reached step {start}: nothing to train")
+      return _last_evaluation(run.workdir)
+    state = _state(run, checkpoints)
+    log = logs.Logs(run.workdir, start, tensorboard=config.log.tensorboard)
+    with contextlib.closing(log), bar:
       bar.say(_opening(run, start))
       return _steps(run, state, checkpoints, log, bar)
-  finally:
-    log.close()
-    checkpoints.close()
 
 
 def prepare(
-  config: ConfigDict, workdir: epath.PathLike, devices: Any = None
+  config: ConfigDict,
+  workdir: epath.PathLike,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Run:
-  """Checks a config against the data and the devices, and builds from it."""
+  """Checks a config against data, devices and workdir, and builds from it."""
   mesh = sharding.mesh(devices)
   configs.check(config, mesh.size)
-  train_videos = open_set(config.data.dir, config.data.train_split)
-  eval_videos = open_set(config.data.dir, config.data.eval_split)
+  directory = epath.Path(workdir).expanduser().absolute()
+  logs.check_config(directory, config)
+  data = epath.Path(config.data.dir).expanduser().absolute()
+  train_videos = open_set(data, config.data.train_split)
+  eval_videos = open_set(data, config.data.eval_split)
   module = configs.network(config, len(train_videos.label_names))
   preprocessing = configs.preprocessing(config)
   channels = len(preprocessing.mean)
@@ -146,9 +144,22 @@ def prepare(
       **logs.versions(),
     },
   )
-  directory = epath.Path(workdir).expanduser().absolute()
-  directory.mkdir(parents=True, exist_ok=True)
   return Run(config, directory, mesh, train_videos, eval_videos, recipe, record)
+
+
+def _state(run: Run, checkpoints: RunCheckpoints) -> states.TrainState:
+  """Makes the state of step 0, or restores the newest step's."""
+  restores = checkpoints.last() is not None
+  state = states.create(
+    run.recipe.module,
+    run.recipe.tx,
+    run.mesh,
+    channels=run.record.channels,
+    seed=run.config.seed,
+    ema=bool(run.config.train.ema),
+    abstract=restores,
+  )
+  return checkpoints.restore(state) if restores else state
 
 
 def _steps(
@@ -167,28 +178,31 @@ def _steps(
   start = int(state.step)
   meter = Meter(run, log, bar)
   evaluated: dict[str, float] = {}
-  batches = _batches(run, start, meter)
-  for done in range(start + 1, last + 1):
-    state, metrics = train_step(state, next(batches))
-    meter.add(done, metrics)
-    ends = done == last
-    evaluates = ends or (config.eval.every and not done % config.eval.every)
-    if evaluates:
-      meter.flush()
-      evaluated = _evaluate(run, scorer, state, done, log, bar)
-    if ends or not done % config.checkpoint.every:
-      meter.flush()  # a step whose loss is not finite is never saved
-      checkpoints.save(state, _at(run.record, done), _score(evaluated, done))
-    if evaluates:
-      meter.restart()
-  if start == last:
-    bar.say(f"step {last} of {last} was reached before: nothing to train")
-    evaluated = _evaluate(run, scorer, state, last, log, bar)
+  with contextlib.closing(_batches(run, start, meter)) as batches:
+    for done, batch in enumerate(batches, start + 1):
+      state, metrics = train_step(state, batch)
+      meter.add(done, metrics)
+      evaluates = done == last or _falls_on(done, config.eval.every)
+      saves = done == last or _falls_on(done, config.checkpoint.every)
+      if evaluates or saves:
+        meter.line()  # waits: a loss that is not finite ends here, unsaved
+      if evaluates:
+        evaluated = _evaluate(run, scorer, state, done, log, bar)
+      if saves:
+        checkpoints.save(state, _at(run.record, done), _score(evaluated, done))
+      if evaluates or saves:
+        meter.restart()
   return {k: v for k, v in evaluated.items() if k != "step"}
 
 
-def _batches(run: Run, start: int, meter: Meter) -> Iterator[dict[str, Any]]:
-  """Yields each step's global arrays, read one step ahead."""
+def _falls_on(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0
+
+
+def _batches(
+  run: Run, start: int, meter: Meter
+) -> Generator[dict[str, Any], None, None]:
+  """Yields each step's global arrays; closing it ends the reading."""
   config = run.config
   rows = pipeline.train_batches(
     run.train_videos,
@@ -203,22 +217,22 @@ def _batches(run: Run, start: int, meter: Meter) -> Iterator[dict[str, Any]]:
     workers=config.input.workers,
     threads=config.input.threads,
   )
-  ready = None
-  for batch in meter.timed(rows):
-    kept = {name: batch[name] for name in ("clips", "labels")}
-    ahead = sharding.put(kept, run.mesh)
-    if ready is not None:
-      yield ready
-    ready = ahead
-  if ready is not None:
-    yield ready
+  with contextlib.closing(rows):
+    for batch in meter.timed(rows):
+      kept = {name: batch[name] for name in ("clips", "labels")}
+      yield sharding.put(kept, run.mesh)
 
 
 class Meter:
   """Collects the steps' metrics without holding the device up.
 
+  A line is the mean over the steps since the last one. It is written every
+  `log.every` steps, and by `line` before an evaluation or a checkpoint, so
+  that a run that goes on from a checkpoint writes the lines that it would
+  have written undisturbed.
+
   Attributes:
-    waited: seconds that the loop waited for data since the last line.
+    waited: seconds that the loop waited for data since the clock started.
   """
 
   def __init__(self, run: Run, log: logs.Logs, bar: Bar) -> None:
@@ -226,6 +240,7 @@ class Meter:
     self._rate = optim.learning_rate(run.config)
     self._pending: collections.deque[tuple[int, Any]] = collections.deque()
     self._seen: list[dict[str, float]] = []
+    self._step: int | None = None  # the last one settled
     self.restart()
 
   def restart(self) -> None:
@@ -244,31 +259,43 @@ class Meter:
       yield batch
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of a step that may still be running."""
+    """Takes the metrics of a step that may still be running.
+
+    Raises:
+      NonFiniteLossError: if those of this step or of one before are not finite.
+    """
     self._pending.append((step, metrics))
     while len(self._pending) > _IN_FLIGHT:
       self._settle()
 
-  def flush(self) -> None:
-    """Waits for all steps; a loss that is not finite ends here."""
+  def line(self) -> None:
+    """Waits for all steps and writes a line of those not yet in one."""
     while self._pending:
       self._settle()
+    if self._seen:
+      self._line()
 
   def _settle(self) -> None:
     step, metrics = self._pending.popleft()
     values = {name: float(value) for name, value in metrics.items()}
-    if not math.isfinite(values["loss"]):
-      raise NonFiniteLossError(
-        f"the loss of step {step} is {values['loss']}: training stopped; "
-        "checkpoints of earlier steps are whole. Lower "
-        "optim.learning_rate, or set optim.clip_norm or optim.warmup"
-      )
+    for name, what in (("loss", "loss"), ("gradient_norm", "gradient")):
+      if not math.isfinite(values[name]):
+        raise NonFiniteLossError(
+          f"the {what} of step {step} is {values[name]}: training stopped; "
+          "checkpoints of earlier steps are whole. Lower "
+          "optim.learning_rate, or set optim.clip_norm or optim.warmup"
+        )
     self._seen.append(values)
     self._steps += 1
-    if step % self._run.config.log.every == 0:
-      self._line(step)
+    first, self._step = self._step is None, step
+    if _falls_on(step, self._run.config.log.every):
+      self._line()
+    elif first:
+      self.restart()  # the first step compiled
 
-  def _line(self, step: int) -> None:
+  def _line(self) -> None:
+    step = self._step
+    assert step is not None
     seconds = max(time.monotonic() - self._began, 1e-9)
     names = self._seen[0]
     mean = {n: float(np.mean([m[n] for m in self._seen])) for n in names}
@@ -317,6 +344,13 @@ def _evaluate(
     f"({metrics['videos']} videos, {metrics['clips_per_video']} clips each)"
   )
   return {"step": done, **metrics}
+
+
+def _last_evaluation(workdir: epath.Path) -> dict[str, float]:
+  """Returns the metrics of the last evaluation that a run has written."""
+  lines = [line for line in logs.read(workdir) if line["kind"] == "eval"]
+  last = lines[-1] if lines else {}
+  return {k: v for k, v in last.items() if k not in ("step", "kind")}
 
 
 def _score(evaluated: dict[str, float], done: int) -> dict[str, float] | None:

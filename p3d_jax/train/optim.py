@@ -6,7 +6,9 @@ or not) is worked out once, in `plan`, and can be printed.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -111,21 +113,25 @@ def optimizer(config: ConfigDict, params: Any) -> optax.GradientTransformation:
   """
   optim = config.optim
   rules = plan(params, optim, config.norm.freeze)
-  multipliers = tree.unflatten({n: r.multiplier for n, r in rules.items()})
   labels = tree.unflatten(
     {n: "learns" if r.learns else "frozen" for n, r in rules.items()}
   )
+  decays = functools.partial(_by_name, lambda name, _: rules[name].decays)
   steps = []
   if optim.clip_norm:
     steps.append(optax.clip_by_global_norm(optim.clip_norm))
-  decay = optax.add_decayed_weights(optim.weight_decay, mask=_decays)
+  decay = optax.add_decayed_weights(optim.weight_decay, mask=decays)
   if optim.name == "sgd":
     # Caffe's: the decay goes through the momentum.
     steps += [decay, optax.trace(optim.momentum, nesterov=optim.nesterov)]
   else:
     steps += [optax.scale_by_adam(b1=optim.b1, b2=optim.b2), decay]
   steps += [
-    _multiply(multipliers),
+    optax.stateless(
+      lambda updates, params: _by_name(
+        lambda name, leaf: leaf * rules[name].multiplier, updates
+      )
+    ),
     optax.scale_by_learning_rate(learning_rate(config)),
   ]
   return optax.partition(
@@ -133,29 +139,9 @@ def optimizer(config: ConfigDict, params: Any) -> optax.GradientTransformation:
   )
 
 
-def _decays(params: Any) -> Any:
-  """True for kernels: no weight decay on batch norm and biases."""
+def _by_name(value: Callable[[str, Any], Any], params: Any) -> Any:
+  """Maps (name, leaf); the holes that optax leaves for others stay holes."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: path[-1].key == "kernel", params
+    lambda path, leaf: value("/".join(entry.key for entry in path), leaf),
+    params,
   )
-
-
-def _multiply(multipliers: Any) -> optax.GradientTransformation:
-  """Scales each update by its parameter's multiplier."""
-
-  def update(updates: Any, params: Any = None) -> Any:
-    del params
-    flat = _named_leaves(updates)
-    by_name = tree.flatten(multipliers)
-    scaled = [leaf * by_name[name] for name, leaf in flat]
-    return jax.tree.unflatten(jax.tree.structure(updates), scaled)
-
-  return optax.stateless(update)
-
-
-def _named_leaves(updates: Any) -> list[tuple[str, Any]]:
-  """Leaves of a tree with holes (optax's masked nodes), with their names."""
-  return [
-    ("/".join(entry.key for entry in path), leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(updates)
-  ]

@@ -57,6 +57,7 @@ def create(
   channels: int,
   seed: int,
   ema: bool,
+  abstract: bool = False,
 ) -> TrainState:
   """Makes the state of step 0, each array where it will live.
 
@@ -67,6 +68,7 @@ def create(
     channels: of the clips.
     seed: of the initialisation.
     ema: whether averaged parameters are kept.
+    abstract: make shapes, types and shardings only, to restore a checkpoint to.
   """
 
   def init() -> TrainState:
@@ -80,6 +82,11 @@ def create(
       ema=jax.tree.map(jnp.copy, params) if ema else None,
     )
 
+  whole = sharding.replicated(mesh)
   shapes = jax.eval_shape(init)
-  shardings = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+  if abstract:
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
+    )
+  shardings = jax.tree.map(lambda _: whole, shapes)
   return jax.jit(init, out_shardings=shardings)()

@@ -56,4 +56,4 @@ def timeline(
   path = epath.Path(out)
   aside = path.parent / f".{path.name}.part"
   aside.write_bytes(buffer.getvalue())
-  aside.rename(path)
+  aside.replace(path)

@@ -36,7 +36,6 @@ from typing import Any
 
 import av
 import numpy as np
-import scipy.ndimage
 import tensorflow_datasets as tfds
 from av.video.reformatter import VideoReformatter
 from etils import epath
@@ -338,25 +337,37 @@ def view(
   Returns:
     uint8 (size, size, channels). Outside the picture are its reflections.
   """
+  # scipy.ndimage.affine_transform(order=1, mode="mirror") is the same, to a
+  # rounding, in nearly twice the time.
+  height, width, channels = picture.shape
   scale = step * np.exp(-zoom)
-  cos, sin = np.cos(tilt) * scale, np.sin(tilt) * scale
-  # Rows are y and columns x; both axes point down and right, so turning the
-  # camera clockwise takes its x axis towards y.
-  matrix = np.array([[cos, sin], [-sin, cos]])
-  half = np.full(2, (size - 1) / 2)
-  offset = np.array([y, x]) - matrix @ half
-  out = np.empty((size, size, picture.shape[-1]), np.uint8)
-  for channel in range(picture.shape[-1]):
-    scipy.ndimage.affine_transform(
-      picture[..., channel],
-      matrix,
-      offset,
-      output_shape=(size, size),
-      output=out[..., channel],
-      order=1,
-      mode="mirror",
-    )
-  return out
+  cos, sin = (np.float32(f(tilt) * scale) for f in (np.cos, np.sin))
+  at = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
+  # x points right and y down, so turning the camera clockwise takes its x axis
+  # towards y.
+  rows = _mirrored(np.float32(y) + cos * at[:, None] + sin * at, height)
+  columns = _mirrored(np.float32(x) - sin * at[:, None] + cos * at, width)
+  top = np.minimum(rows.astype(np.int32), height - 2)
+  left = np.minimum(columns.astype(np.int32), width - 2)
+  down = (rows - top)[..., None]
+  right = (columns - left)[..., None]
+  corner = top * width + left
+  pixels = picture.reshape(-1, channels)
+
+  def row(first: np.ndarray) -> np.ndarray:
+    one, two = (pixels.take(k, axis=0) for k in (first, first + 1))
+    return one + right * (two - one.astype(np.float32))
+
+  upper = row(corner)
+  seen = upper + down * (row(corner + width) - upper)
+  return np.rint(seen).astype(np.uint8)
+
+
+def _mirrored(at: np.ndarray, side: int) -> np.ndarray:
+  """Folds positions on an endless mirrored line into 0..side - 1."""
+  period = np.float32(2 * (side - 1))
+  at = at - period * np.floor(at / period)  # np.mod takes five times as long.
+  return np.minimum(at, period - at)
 
 
 def encode(frames: Sequence[np.ndarray], fps: int = FPS) -> bytes:

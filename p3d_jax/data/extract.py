@@ -1,0 +1,57 @@
+"""Writes videos of a built set as files, to look at or to predict."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import av
+from etils import epath
+
+from p3d_jax.data.sets import VideoSet
+
+_SUFFIXES = ("mp4", "mkv", "avi", "mpg")  # taken first where a format has many
+
+
+def extract(
+  videos: VideoSet, count: int, out: epath.PathLike
+) -> list[epath.Path]:
+  """Writes the first videos of a split, as they are stored.
+
+  Args:
+    videos: the split.
+    count: how many.
+    out: folder, made if it is not there; files of the same name are replaced.
+
+  Returns:
+    The files, named "label-id.suffix"; several labels are joined by "+".
+
+  Raises:
+    ValueError: `count` is not between 1 and the size of the split.
+  """
+  if not 1 <= count <= len(videos):
+    raise ValueError(
+      f"count={count}: must be between 1 and the {len(videos)} videos of "
+      f"{videos.split}"
+    )
+  folder = epath.Path(out)
+  folder.mkdir(parents=True, exist_ok=True)
+  files = []
+  for index in range(count):
+    record = videos[index]
+    labels = "+".join(videos.label_names[i] for i in record["labels"])
+    # A name of the data never leads out of the folder.
+    name = re.sub(r"[^\w+.-]", "_", f"{labels}-{record['id']}")
+    file = folder / f"{name}.{_suffix(record['video'])}"
+    aside = folder / f".{file.name}.part"
+    aside.write_bytes(record["video"])
+    aside.rename(file)
+    files.append(file)
+  return files
+
+
+def _suffix(video: bytes) -> str:
+  """The usual suffix of a video's container."""
+  with av.open(io.BytesIO(video)) as container:
+    known = container.format.extensions
+  return next((s for s in _SUFFIXES if s in known), min(known, default="video"))

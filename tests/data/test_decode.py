@@ -1,0 +1,352 @@
+import io
+import pathlib
+import wave
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from video_files import encode_video, number_of, numbered
+
+from p3d_jax.data import decode
+from p3d_jax.data.decode import VideoError, probe, read_clips, read_frames
+from p3d_jax.preprocess import Preprocessing
+
+FRAMES = numbered(70)
+# A long group of pictures with B-frames: what seeking gets wrong.
+FORMATS: dict[str, dict[str, Any]] = {
+  "mp4": {"container": "mp4", "gop": 30, "bframes": 3},
+  "mkv": {"container": "matroska", "gop": 30, "bframes": 3},
+  "open gop": {
+    "container": "mp4",
+    "gop": 20,
+    "bframes": 3,
+    "options": {"x264-params": "open-gop=1"},
+  },
+  "intra refresh": {
+    "container": "mp4",
+    "gop": 20,
+    "options": {"x264-params": "intra-refresh=1"},
+  },
+  "avi": {"container": "avi", "codec": "mpeg4", "gop": 30, "bframes": 2},
+  "mpegts": {"container": "mpegts", "gop": 30, "bframes": 3},
+  "raw h264": {"container": "h264", "gop": 30, "bframes": 3},
+  "webm": {"container": "webm", "codec": "libvpx-vp9", "gop": 30},
+  "fragmented": {
+    "container": "mp4",
+    "gop": 30,
+    "bframes": 3,
+    "container_options": {"movflags": "frag_keyframe+empty_moov"},
+  },
+}
+
+
+@pytest.fixture(scope="module", params=list(FORMATS))
+def encoded(request: pytest.FixtureRequest) -> bytes:
+  return encode_video(FRAMES, **FORMATS[request.param])
+
+
+def test_every_frame_once_and_in_order(encoded: bytes) -> None:
+  frames = read_frames(encoded)
+  assert frames.shape == (70, 64, 96, 3)
+  assert [number_of(frame) for frame in frames] == list(range(70))
+  info = probe(encoded)
+  assert (info.num_frames, info.height, info.width) == (70, 64, 96)
+  assert info.fps == pytest.approx(25)
+  assert info.duration == pytest.approx(70 / 25, abs=0.002)
+
+
+def test_any_frames_are_those_of_sequential_decoding(encoded: bytes) -> None:
+  # PyAV alone, from the first frame to the last.
+  with av.open(io.BytesIO(encoded)) as container:
+    planes = [
+      frame.to_ndarray()
+      for frame in sorted(
+        container.decode(video=0), key=lambda frame: frame.pts or 0
+      )
+    ]
+  video = decode.Video(encoded)
+  all_of_them = video.read(range(70))
+  rng = np.random.default_rng(0)
+  for _ in range(25):
+    wanted = np.sort(rng.integers(rng.integers(70), 70, 5))
+    frames = video.read(wanted)
+    assert [number_of(frame) for frame in frames] == wanted.tolist()
+    assert np.array_equal(frames, all_of_them[wanted])
+  # Brightness of the decoder's own picture, away from our conversion.
+  for k in (0, 29, 31, 69):
+    luma = planes[k][:64].astype(float)
+    grey = all_of_them[k] @ [0.299, 0.587, 0.114]
+    assert np.abs((luma - 16) * 255 / 219 - grey).mean() < 2
+
+
+def test_path_and_bytes_are_the_same(
+  encoded: bytes, tmp_path: pathlib.Path
+) -> None:
+  path = tmp_path / "a film, mit Ümlaut.video"
+  path.write_bytes(encoded)
+  wanted = [3, 3, 40, 69]
+  from_path = read_frames(path, wanted)
+  assert np.array_equal(from_path, read_frames(encoded, wanted))
+  assert np.array_equal(from_path[0], from_path[1])
+  assert np.array_equal(from_path, read_frames(str(path), wanted, threads=0))
+  assert probe(path) == probe(encoded)
+
+
+def test_decoding_starts_at_the_nearest_keyframe(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  # 70 frames in groups of 10: frames 45 and 46 are the sixth and seventh of
+  # their group.
+  encoded = encode_video(FRAMES, gop=10, options={"sc_threshold": "0"})
+  video = decode.Video(encoded)
+  decoded = []
+  original = decode.Video.frames
+
+  def counting(self: Any, start: int = 0) -> Any:
+    for frame in original(self, start):
+      decoded.append(frame.pts)
+      yield frame
+
+  monkeypatch.setattr(decode.Video, "frames", counting)
+  assert [number_of(f) for f in video.read([45, 46])] == [45, 46]
+  assert len(decoded) == 7
+
+
+def test_uneven_times() -> None:
+  # Milliseconds; the frame before the pause is on screen for 0.4 s.
+  times = [0, 100, 500, 600, 650, 700]
+  video = decode.Video(encode_video(FRAMES[:6], times=times))
+  np.testing.assert_allclose(video.times, np.array(times) / 1000, atol=1e-3)
+  assert video.timeline(None).tolist() == list(range(6))
+  # It ends 40 ms, a frame at 25 a second, after the last time: 7.4 steps.
+  assert video.timeline(10).tolist() == [0, 1, 1, 1, 1, 2, 3]
+
+
+def test_fps_resamples_before_indices() -> None:
+  encoded = encode_video(FRAMES[:50], rate=50)
+  frames = read_frames(encoded, fps=10)
+  assert [number_of(f) for f in frames] == list(range(0, 50, 5))
+  frames = read_frames(encoded, [1, 2], fps=10)
+  assert [number_of(f) for f in frames] == [5, 10]
+  frames = read_frames(encoded, [1, 2, 3], fps=100)
+  assert [number_of(f) for f in frames] == [0, 1, 1]
+
+
+# A red corner at the top left of the stored 32x64 frame, green at its right.
+CORNERS = np.full((32, 64, 3), 20, np.uint8)
+CORNERS[:16, :16] = (230, 20, 20)
+CORNERS[:16, -16:] = (20, 230, 20)
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_rotation(turn: int, hflip: bool) -> None:
+  encoded = encode_video(
+    [CORNERS] * 3,
+    # Degrees counter-clockwise, then mirrored.
+    setup=lambda s: s.set_display_rotation(turn, hflip=hflip),
+  )
+  expected = np.rot90(CORNERS, turn // 90)
+  if hflip:
+    expected = expected[:, ::-1]
+  frame = read_frames(encoded, [1])[0]
+  assert frame.shape == expected.shape
+  assert np.abs(frame.astype(int) - expected).mean() < 6
+  info = probe(encoded)
+  assert (info.height, info.width) == expected.shape[:2]
+  if not hflip:
+    assert info.rotation == -turn % 360
+
+
+def test_a_phone_held_upright() -> None:
+  # The matrix in the track header of a portrait film: x goes down, y to the
+  # left, which is a quarter turn clockwise.
+  matrix = [0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30]
+  encoded = encode_video(
+    [CORNERS] * 2, setup=lambda s: s.set_display_matrix(matrix)
+  )
+  assert probe(encoded).rotation == 90
+  frame = read_frames(encoded, [0])[0].astype(int)
+  assert frame.shape == (64, 32, 3)
+  assert np.abs(frame[4, -5] - [230, 20, 20]).max() < 25  # red: top right
+  assert np.abs(frame[-5, -5] - [20, 230, 20]).max() < 25  # green: bottom
+
+
+def test_resize_is_of_the_frame_as_shown() -> None:
+  encoded = encode_video(
+    [CORNERS] * 2, setup=lambda s: s.set_display_rotation(90)
+  )
+  assert read_frames(encoded, resize=16).shape == (2, 32, 16, 3)
+  assert read_frames(encoded, resize=(20, 30)).shape == (2, 20, 30, 3)
+
+
+def test_resizing_while_decoding_is_resizing_after() -> None:
+  rng = np.random.default_rng(0)
+  # Not near the ends of the range, where what is clipped depends on when.
+  noise = 60 + rng.integers(0, 80, (6, 30, 40, 1)) + rng.integers(0, 40, 3)
+  noise = noise.astype(np.uint8)
+  encoded = encode_video(np.kron(noise, np.ones((1, 8, 8, 1), np.uint8)))
+  record = Preprocessing(frames=6, resize=(91, 121), crop=80)
+  during = read_frames(encoded, resize=record.resize)
+  one = record.preprocess(during)
+  two = record.preprocess(read_frames(encoded))
+  assert np.abs(one - two).mean() < 0.3
+  assert np.abs(one - two).max() < 12
+  # And what predict and evaluate read is what preprocess gives.
+  clips = read_clips(encoded, record, 1)
+  assert np.array_equal(record.normalize(clips[0]), one)
+
+
+@pytest.mark.parametrize(("space", "code"), [("ITU709", 1), ("ITU601", 5)])
+def test_colours_follow_the_colour_space(space: str, code: int) -> None:
+  colour = np.array([200, 40, 90])
+  red, green, blue = colour / 255
+  kr, kb = {"ITU709": (0.2126, 0.0722), "ITU601": (0.299, 0.114)}[space]
+  y = kr * red + (1 - kr - kb) * green + kb * blue
+  # BT.709 and BT.601, 8 bits, limited range.
+  levels = [
+    16 + 219 * y,
+    128 + 224 * (blue - y) / (2 * (1 - kb)),
+    128 + 224 * (red - y) / (2 * (1 - kr)),
+  ]
+  file = io.BytesIO()
+  with av.open(file, "w", format="mp4") as out:
+    stream: Any = out.add_stream("libx264", rate=25, options={"crf": "1"})
+    stream.height = stream.width = 32
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.colorspace = code
+    planes = [np.full((32, 32), levels[0])]
+    planes += [np.full((8, 32), level) for level in levels[1:]]
+    picture = np.rint(np.concatenate(planes)).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(picture, "yuv420p")
+    frame.colorspace = code
+    out.mux(stream.encode(frame))
+    out.mux(stream.encode(None))
+  got = read_frames(file.getvalue())[0, 16, 16]
+  assert np.abs(got.astype(int) - colour).max() <= 3
+
+
+RECORD = Preprocessing(frames=8, stride=2, resize=32, crop=24)
+
+
+def test_read_clips() -> None:
+  clips = read_clips(encode_video(FRAMES), RECORD, 3)
+  assert clips.shape == (3, 8, 24, 24, 3)
+  assert clips.dtype == np.uint8
+  whole = Preprocessing(frames=8, stride=2, resize=None, crop=(64, 96))
+  clips = read_clips(encode_video(FRAMES), whole, 3)
+  numbers = [[number_of(frame) for frame in clip] for clip in clips]
+  # A clip spans 15 of 70 frames: starts at 0, 27.5 and 55.
+  assert numbers == [list(range(s, s + 16, 2)) for s in (0, 28, 55)]
+
+
+def test_read_clips_of_a_video_shorter_than_a_clip() -> None:
+  whole = Preprocessing(frames=8, stride=2, resize=None, crop=(64, 96))
+  clips = read_clips(encode_video(FRAMES[:5]), whole, 2)
+  numbers = [[number_of(frame) for frame in clip] for clip in clips]
+  assert numbers == [[0, 2, 4, 4, 4, 4, 4, 4]] * 2
+  clips = read_clips(encode_video(FRAMES[:1]), whole, 1)
+  assert [number_of(frame) for frame in clips[0]] == [0] * 8
+
+
+def test_read_clips_resamples() -> None:
+  whole = Preprocessing(frames=4, fps=5.0, resize=None, crop=(64, 96))
+  clips = read_clips(encode_video(FRAMES[:60], rate=30), whole, 1)
+  # 2 s at 5 a second are 10 frames; the middle clip starts at the fourth.
+  assert [number_of(f) for f in clips[0]] == [18, 24, 30, 36]
+
+
+def test_frames_smaller_than_the_crop_is_one_line() -> None:
+  record = Preprocessing(frames=4, resize=None, crop=80)
+  with pytest.raises(VideoError, match="64x96 pixels.*80x80: give `resize`"):
+    read_clips(encode_video(FRAMES[:4]), record, 1)
+
+
+def test_sound_does_not_matter() -> None:
+  frames = read_frames(encode_video(FRAMES[:9], audio=True))
+  assert [number_of(frame) for frame in frames] == list(range(9))
+
+
+def sound_only() -> bytes:
+  file = io.BytesIO()
+  with wave.open(file, "wb") as out:
+    out.setnchannels(1)
+    out.setsampwidth(2)
+    out.setframerate(8000)
+    out.writeframes(bytes(8000))
+  return file.getvalue()
+
+
+def moov_first(encoded: bytes) -> bytes:
+  """An mp4 with its table in front, as streaming sites write it."""
+  at = encoded.index(b"moov") - 4
+  size = int.from_bytes(encoded[at : at + 4], "big")
+  moov = bytearray(encoded[at : at + size])
+  mdat = encoded.index(b"mdat") - 4
+  # Chunks move back by the size of the table.
+  table = moov.index(b"stco") + 8
+  for k in range(int.from_bytes(moov[table : table + 4], "big")):
+    entry = slice(table + 4 + 4 * k, table + 8 + 4 * k)
+    offset = int.from_bytes(moov[entry], "big") + size
+    moov[entry] = offset.to_bytes(4, "big")
+  return encoded[:mdat] + bytes(moov) + encoded[mdat:at]
+
+
+def test_moov_first_is_a_whole_video() -> None:
+  frames = read_frames(moov_first(encode_video(FRAMES)))
+  assert [number_of(frame) for frame in frames] == list(range(70))
+
+
+def broken() -> dict[str, bytes]:
+  mp4 = encode_video(FRAMES)
+  first = moov_first(mp4)
+  mkv = encode_video(FRAMES, container="matroska")
+  avi = encode_video(FRAMES, container="avi", codec="mpeg4")
+  middle = bytearray(mp4)
+  middle[len(mp4) // 2 : len(mp4) // 2 + 300] = bytes(300)
+  return {
+    "empty": b"",
+    "text": b"#!/bin/sh\necho hello\n" * 50,
+    "noise": np.random.default_rng(0).bytes(4000),
+    "mp4 without its end": mp4[: len(mp4) // 2],
+    "mp4, table first, cut": first[: len(first) * 3 // 4],
+    "mp4, table first, last bytes cut": first[:-9],
+    "mkv cut": mkv[: len(mkv) // 2],
+    "avi cut": avi[: len(avi) // 2],
+    "zeros in the middle": bytes(middle),
+    "sound": sound_only(),
+  }
+
+
+@pytest.mark.parametrize("name", list(broken()))
+def test_broken_bytes_are_one_line(name: str, tmp_path: pathlib.Path) -> None:
+  data = broken()[name]
+  with pytest.raises(VideoError) as caught:
+    read_frames(data)
+  assert "\n" not in str(caught.value)
+  path = tmp_path / "broken film.mp4"
+  path.write_bytes(data)
+  with pytest.raises(VideoError) as caught:
+    read_frames(path)
+  assert str(caught.value).startswith(f"{path}: ")
+  assert "\n" not in str(caught.value)
+
+
+def test_frames_before_the_damage_can_be_read() -> None:
+  data = broken()["zeros in the middle"]
+  frames = read_frames(data, [0, 5])
+  assert [number_of(frame) for frame in frames] == [0, 5]
+
+
+def test_missing_file_and_folder(tmp_path: pathlib.Path) -> None:
+  with pytest.raises(VideoError, match=r"nowhere\.mp4: no such file"):
+    probe(tmp_path / "nowhere.mp4")
+  with pytest.raises(VideoError, match="it is a folder"):
+    probe(tmp_path)
+
+
+@pytest.mark.parametrize("indices", [[-1, 3], [3, 70], [5, 4], []])
+def test_indices_out_of_range(indices: list[int]) -> None:
+  with pytest.raises(ValueError, match="indices="):
+    read_frames(encode_video(FRAMES), indices)

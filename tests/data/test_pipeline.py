@@ -1,0 +1,284 @@
+import copy
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from video_files import encode_video, number_of, numbered
+
+from p3d_jax.data.clips import Augment
+from p3d_jax.data.decode import VideoError
+from p3d_jax.data.pipeline import eval_batches, train_batches
+from p3d_jax.data.sets import VideoSet
+from p3d_jax.preprocess import Preprocessing
+
+RECORD = Preprocessing(frames=4, resize=32, crop=24)
+# Everything that draws.
+AUGMENT = Augment(scales=(1.0, 0.8), flip=True, jitter=(0.3, 0.3, 0.3))
+BATCH = 8
+# Six steps of 8 are two epochs of 24.
+STEPS = 6
+Batches = list[dict[str, np.ndarray]]
+
+
+def train(videos: Any, **more: Any) -> Iterator[dict[str, np.ndarray]]:
+  arguments = {"batch": BATCH, "seed": 5, "start_step": 0, "stop_step": STEPS}
+  return train_batches(videos, RECORD, AUGMENT, **{**arguments, **more})
+
+
+def same(one: Batches, two: Batches) -> None:
+  assert len(one) == len(two)
+  for a, b in zip(one, two, strict=True):
+    assert a.keys() == b.keys()
+    for key in a:
+      assert a[key].dtype == b[key].dtype
+      assert np.array_equal(a[key], b[key]), key
+
+
+def together(hosts: list[Batches]) -> Batches:
+  """The global batches: rows of host 0, then of host 1, ..."""
+  return [
+    {key: np.concatenate([rows[key] for rows in step]) for key in step[0]}
+    for step in zip(*hosts, strict=True)
+  ]
+
+
+@pytest.fixture(scope="module")
+def reference(train_set: VideoSet) -> Batches:
+  """One host, no worker, one thread."""
+  return list(train(train_set, threads=1))
+
+
+def test_a_batch(reference: Batches) -> None:
+  assert len(reference) == STEPS
+  for step, batch in enumerate(reference):
+    assert batch.keys() == {"clips", "labels", "index"}
+    assert batch["clips"].shape == (BATCH, 4, 24, 24, 3)
+    assert batch["clips"].dtype == np.uint8
+    assert batch["labels"].shape == (BATCH, 1)
+    assert batch["labels"].dtype == np.int32
+    assert batch["index"].dtype == np.int64
+    assert batch["index"].tolist() == list(range(step * 8, step * 8 + 8))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_hosts_and_workers_change_nothing(
+  hosts: int, workers: int, train_set: VideoSet, reference: Batches
+) -> None:
+  """Clips (crops, mirrors, colours and all), labels and indices."""
+  parts = [
+    list(train(train_set, host=host, hosts=hosts, workers=workers))
+    for host in range(hosts)
+  ]
+  assert parts[0][0]["clips"].shape[0] == BATCH // hosts
+  same(together(parts), reference)
+
+
+@pytest.mark.parametrize(("start", "workers"), [(1, 0), (4, 0), (5, 2)])
+def test_the_step_is_the_whole_state(
+  start: int, workers: int, train_set: VideoSet, reference: Batches
+) -> None:
+  same(
+    list(train(train_set, start_step=start, workers=workers)),
+    reference[start:],
+  )
+
+
+def test_another_seed_is_another_stream(
+  train_set: VideoSet, reference: Batches
+) -> None:
+  other = next(train(train_set, seed=6))
+  assert not np.array_equal(other["clips"], reference[0]["clips"])
+  assert not np.array_equal(other["labels"], reference[0]["labels"])
+
+
+class Numbered:
+  """Stands for a set: video k has 12 + k frames that show 40 k and on."""
+
+  flip_labels: tuple[int, ...] | None = None
+  max_labels = 3
+
+  def __init__(self, count: int = 10):
+    self.videos = [
+      encode_video(numbered(40 * count)[40 * k : 40 * k + 12 + k])
+      for k in range(count)
+    ]
+
+  def __len__(self) -> int:
+    return len(self.videos)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return {
+      "video": self.videos[index],
+      "labels": np.array([index, index + 1][: 1 + index % 2]),
+      "id": f"film {index}",
+    }
+
+
+@pytest.fixture(scope="module")
+def numbers() -> Any:
+  return Numbered()
+
+
+WHOLE = Preprocessing(frames=4, stride=3, resize=None, crop=(64, 96))
+
+
+def read(numbers: Any, **more: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+  """Reads four epochs; returns which videos, which frames, and labels."""
+  batches = train_batches(
+    numbers, WHOLE, Augment(), **{"batch": 5, "seed": 1, "start_step": 0,
+    "stop_step": 8, **more},
+  )  # fmt: skip
+  clips, labels = [], []
+  for batch in batches:
+    clips += [[number_of(frame) for frame in clip] for clip in batch["clips"]]
+    labels += batch["labels"].tolist()
+  frames = np.array(clips)
+  return frames[:, 0] // 40, frames % 40, labels
+
+
+def test_every_epoch_is_a_fresh_order_of_all_videos(numbers: Any) -> None:
+  videos, frames, labels = read(numbers)
+  epochs = videos.reshape(4, 10)
+  assert (np.sort(epochs, axis=1) == np.arange(10)).all()
+  assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
+  # Clips have the stride, stay inside, and start anew in each epoch.
+  assert (np.diff(frames, axis=1) == 3).all()
+  starts = np.zeros((4, 10), int)
+  for epoch in range(4):
+    starts[epoch, epochs[epoch]] = frames[10 * epoch : 10 * epoch + 10, 0]
+  assert (starts <= 12 + np.arange(10) - 10).all()
+  assert (starts.std(axis=0) > 0).sum() >= 7
+  # One or two labels, then -1.
+  for video, row in zip(videos, labels, strict=True):
+    assert row == ([video, video + 1, -1] if video % 2 else [video, -1, -1])
+
+
+def test_a_batch_across_the_end_of_an_epoch(numbers: Any) -> None:
+  # 7 does not divide 10: the stream of examples is the same one.
+  videos, frames, _ = read(numbers, batch=7, stop_step=4)
+  expected, expected_frames, _ = read(numbers)
+  assert videos.tolist() == expected[:28].tolist()
+  assert np.array_equal(frames, expected_frames[:28])
+
+
+def test_labels_follow_the_mirror_where_the_set_says_how(
+  train_set: VideoSet,
+) -> None:
+  flipping = Augment(random_crop=False, flip=True)
+  undeclared = copy.copy(train_set)
+  undeclared.flip_labels = None
+  arguments: dict[str, Any] = {
+    "batch": 24, "seed": 5, "start_step": 0, "stop_step": 1,
+  }  # fmt: skip
+  plain, moved, kept = (
+    next(train_batches(videos, RECORD, augment, **arguments))
+    for videos, augment in (
+      (train_set, dataclasses.replace(flipping, flip=False)),
+      (train_set, flipping),
+      (undeclared, flipping),
+    )
+  )
+  table = np.array([1, 0, 2, 3, 4, 5, 7, 6])
+  mirrored = 0
+  for row in range(24):
+    before, after = plain["clips"][row], moved["clips"][row]
+    flipped = np.array_equal(before[:, :, ::-1], after)
+    assert flipped != np.array_equal(before, after)
+    label = plain["labels"][row, 0]
+    assert moved["labels"][row, 0] == (table[label] if flipped else label)
+    assert kept["labels"][row, 0] == label
+    mirrored += flipped
+  assert 4 < mirrored < 20
+  assert np.array_equal(moved["clips"], kept["clips"])
+
+
+@pytest.mark.parametrize(("hosts", "workers"), [(1, 0), (2, 0), (1, 2)])
+def test_evaluation_reads_every_video_once(
+  hosts: int, workers: int, held_out_set: VideoSet
+) -> None:
+  # 16 videos in batches of 6: 18 rows.
+  parts = [
+    list(
+      eval_batches(
+        held_out_set, RECORD, clips=3, batch=6, host=host, hosts=hosts,
+        workers=workers,
+      )
+    )
+    for host in range(hosts)
+  ]  # fmt: skip
+  batches = together(parts)
+  assert [batch["video"].tolist() for batch in batches] == [
+    [0, 1, 2, 3, 4, 5],
+    [6, 7, 8, 9, 10, 11],
+    [12, 13, 14, 15, -1, -1],
+  ]
+  for batch in batches:
+    assert batch["clips"].shape == (6, 3, 4, 24, 24, 3)
+    assert batch["video"].dtype == np.int32
+    for row, video in enumerate(batch["video"]):
+      if video < 0:
+        assert batch["labels"][row].tolist() == [-1]
+        assert not batch["clips"][row].any()
+      else:
+        expected = held_out_set[int(video)]["labels"]
+        assert batch["labels"][row].tolist() == expected.tolist()
+
+
+def test_evaluation_takes_uniform_clips(numbers: Any) -> None:
+  batch = next(eval_batches(numbers, WHOLE, clips=2, batch=4))
+  shown = [
+    [[number_of(f) for f in clip] for clip in video] for video in batch["clips"]
+  ]
+  # A clip spans 10 frames; video k has 12 + k.
+  assert shown == [
+    [
+      list(range(40 * k, 40 * k + 10, 3)),
+      list(range(40 * k + k + 2, 40 * k + k + 12, 3)),
+    ]
+    for k in range(4)
+  ]
+
+
+class Damaged(Numbered):
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    record = super().__getitem__(index)
+    return record if index != 2 else {**record, "video": b"damaged"}
+
+
+@pytest.mark.parametrize("reads", ["train", "eval"])
+def test_a_damaged_video_is_named(reads: str) -> None:
+  videos: Any = Damaged(4)
+  batches = (
+    train_batches(
+      videos, WHOLE, Augment(), batch=4, seed=0, start_step=0, stop_step=1
+    )
+    if reads == "train"
+    else eval_batches(videos, WHOLE, clips=1, batch=4)
+  )
+  with pytest.raises(VideoError, match="film 2.*Invalid data"):
+    list(batches)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"hosts": 3}, "batch=8: must be a multiple of hosts=3"),
+    ({"host": 2, "hosts": 2}, "host=2"),
+    ({"seed": -1}, "seed=-1"),
+    ({"start_step": 9}, "start_step=9, stop_step=6"),
+    ({"workers": -1}, "workers=-1"),
+    ({"threads": 0}, "threads=0"),
+  ],
+)
+def test_argument_errors(
+  arguments: dict[str, Any], message: str, train_set: VideoSet
+) -> None:
+  with pytest.raises(ValueError, match=message):
+    train(train_set, **arguments)
+
+
+def test_no_steps_is_no_batch(train_set: VideoSet) -> None:
+  assert list(train(train_set, start_step=6)) == []

@@ -1,0 +1,76 @@
+import pathlib
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from p3d_jax.data.sets import VideoSet, open_set
+
+KINDS = {
+  "video": bytes,
+  "labels": np.ndarray,
+  "segments": np.ndarray,
+  "id": str,
+  "source_id": str,
+  "num_frames": int,
+}
+
+
+def test_a_record(train_set: VideoSet) -> None:
+  record = train_set[0]
+  assert {key: type(value) for key, value in record.items()} == KINDS
+  assert record["labels"].dtype == np.int64
+  assert record["segments"].shape == (1, 2)
+  assert train_set.max_labels == 1
+
+
+def test_ids_choose_and_order(built: Any, train_set: VideoSet) -> None:
+  names = [train_set[k]["id"] for k in (5, 2, 9)]
+  chosen = open_set(built, "train", names)
+  assert len(chosen) == 3
+  assert [chosen[k]["id"] for k in range(3)] == names
+  assert chosen[1]["video"] == train_set[2]["video"]
+  with pytest.raises(ValueError, match="1 of 2 are not in split 'train'.*'x'"):
+    open_set(built, "train", [names[0], "x"])
+
+
+def test_splits_as_tfds_reads_them(built: Any) -> None:
+  assert len(open_set(built, "train+test")) == 40
+  assert len(open_set(built, "train[:50%]")) == 12
+  assert (
+    open_set(built, "train[3:4]")[0]["id"]
+    == (open_set(built, "train")[3]["id"])
+  )
+
+
+def test_a_folder_above_will_do(built: Any) -> None:
+  for folder in (built.parent, built.parent.parent, built.parent.parent.parent):
+    assert open_set(folder, "test").directory == built
+
+
+def test_pickling_does_not_carry_open_files(
+  built: Any, train_set: VideoSet
+) -> None:
+  train_set[0]  # Opens them.
+  data = pickle.dumps(train_set)
+  assert len(data) < 2000
+  again = pickle.loads(data)
+  assert again[7]["video"] == train_set[7]["video"]
+  assert again.label_names == train_set.label_names
+  chosen = open_set(built, "train", [train_set[4]["id"]])
+  assert pickle.loads(pickle.dumps(chosen))[0]["id"] == chosen[0]["id"]
+
+
+def test_index_out_of_range(train_set: VideoSet) -> None:
+  for index in (-1, 24):
+    with pytest.raises(IndexError, match="has 24 records"):
+      train_set[index]
+  assert train_set[np.int64(3)]["id"] == train_set[3]["id"]
+
+
+def test_errors(built: Any, tmp_path: pathlib.Path) -> None:
+  with pytest.raises(ValueError, match="no built set is there"):
+    open_set(tmp_path, "train")
+  with pytest.raises(ValueError, match="split='validation'.*test, train"):
+    open_set(built, "validation")
