@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from absl import logging
 
 
 class Verb(NamedTuple):
@@ -42,10 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"p3d {args.verb}: unknown argument {rest[0]!r}", file=sys.stderr)
     return 2
   args.rest = rest
+  logging.set_verbosity(logging.ERROR)  # libraries' warnings are not for users
   try:
     return VERBS[args.verb].run(args)
   except (ValueError, ArithmeticError, OSError) as error:
-    print(f"p3d {args.verb}: {error}", file=sys.stderr)
+    print(f"p3d {args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print(f"p3d {args.verb}: interrupted", file=sys.stderr)
@@ -258,7 +262,7 @@ def _timeline(out: str, prediction: Any) -> None:
     prediction.times,
     prediction.clips,
     prediction.labels,
-    title=prediction.path,
+    title=os.path.basename(prediction.path),
   )
   print(f"scores over time: {out}", file=sys.stderr)
 

@@ -8,3 +8,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # One thread a worker for PyTorch: as many as cores, times the workers of
 # pytest-xdist, spin against each other and take five times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Most tests run a program once: LLVM's optimisation takes longer than it saves.
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+)

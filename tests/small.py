@@ -117,7 +117,16 @@ def environment(devices: int = 1) -> dict[str, str]:
     "PYTHONPATH": path,
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": flag,
+    # The processes of one test session compile each step once.
+    "JAX_COMPILATION_CACHE_DIR": str(compiled()),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
+
+
+@functools.cache
+def compiled() -> pathlib.Path:
+  """The folder in which the processes keep what they have compiled."""
+  return folder()
 
 
 def p3d_command(*words: object) -> subprocess.CompletedProcess[str]:

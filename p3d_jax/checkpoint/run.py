@@ -42,7 +42,7 @@ class RunCheckpoints:
     if keep_best:
       rules.append(
         policies.BestN(
-          get_metric_fn=lambda metrics: metrics[BEST],
+          get_metric_fn=_best,
           n=keep_best,
           keep_checkpoints_without_metrics=False,
         )
@@ -52,6 +52,9 @@ class RunCheckpoints:
       item_handlers=model.handlers(),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(rules),
+        # The policy decides; but without this no metrics would be written, and
+        # a run that goes on would not know its best step.
+        best_fn=_best,
         cleanup_tmp_directories=True,
         # Deciding when is the loop's; every call of `save` saves.
         should_save_fn=lambda step, last: step != last,
@@ -122,6 +125,10 @@ class RunCheckpoints:
     """Waits for the last save."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def _best(metrics: dict[str, float]) -> float:
+  return metrics[BEST]
 
 
 def _train(state: Any) -> dict[str, Any]:

@@ -96,12 +96,18 @@ def _at_least_float32(x: Array) -> Any:
 def _moments(x: Array) -> tuple[Array, Array]:
   """Mean and biased variance per group and channel of (group, ..., channels).
 
-  The variance is the mean square minus the square of the mean, in float32: one
-  pass over the activations. What cancellation costs is bounded by
-  1e-7 * mean^2 / var, small because the inputs are outputs of a convolution.
+  The variance is the mean square of the distances from the mean: a second pass
+  over the activations, because the mean square minus the square of the mean
+  loses the digits that the two share (6.6 % of the logits in a group of one
+  clip, against 0.5 %).
   """
   x = x.astype(_at_least_float32(x))
   axes = tuple(range(1, x.ndim - 1))
-  mean = x.mean(axes)
-  var = jnp.maximum((x * x).mean(axes) - mean * mean, 0.0)
-  return mean, var
+  mean = x.mean(axes, keepdims=True)
+  # Any constant near the mean gives the same variance and derivatives; one that
+  # is not differentiated spares the backward pass a pass. The last term is 0,
+  # and so is its derivative, but not the one after that.
+  near = lax.stop_gradient(mean)
+  square = jnp.square(x - near).mean(axes, keepdims=True)
+  var = square - jnp.square(mean - near)
+  return mean.squeeze(axes), var.squeeze(axes)

@@ -44,13 +44,13 @@ def default() -> ConfigDict:
   model.dtype = "float32"  # or "bfloat16"; parameters stay float32
   model.precision = "default"  # of products: "default", "high", "highest"
   model.remat = False  # recompute blocks in the backward pass: less memory
-  # None takes the row of the name or the flavour.
+  # What follows is None to take the row of the name or of the flavour.
   model.stages = config_dict.placeholder(tuple)  # blocks of res2 to res5
   model.width = config_dict.placeholder(int)  # channels of conv1
   model.rule = config_dict.placeholder(str)  # of B and C: RULES in blocks.py
   model.stem_pool = config_dict.placeholder(str)  # "ceil" or "padded"
   model.reduce_stride = config_dict.placeholder(bool)  # on the 1x1x1
-  model.norm_epsilon = config_dict.placeholder(float)
+  model.norm_epsilon = config_dict.placeholder(float)  # on variances
   # Deviation of the Gaussian that temporal kernels start from: "small" is all
   # that the authors state. None draws them as the other kernels (He).
   model.temporal_init_std = config_dict.placeholder(float)
@@ -63,9 +63,9 @@ def default() -> ConfigDict:
   norm.group = config_dict.placeholder(int)  # clips; None: the whole batch
 
   config.data = data = ConfigDict()
-  data.dir = ""  # what `p3d data build` wrote
+  data.dir = ""  # what `p3d data build` wrote, or the folder above it
   data.train_split = "train"  # as TFDS reads it: "train[:90%]"
-  data.eval_split = "test"
+  data.eval_split = "test"  # what is scored while training, and after
 
   config.preprocessing = pixels = ConfigDict()
   pixels.frames = 16  # frames a clip
@@ -76,20 +76,21 @@ def default() -> ConfigDict:
   pixels.crop = (160, 160)  # height and width in pixels
   pixels.channels = "BGR"  # of the authors' weights; or "RGB"
   pixels.scale = 1.0  # pixels are multiplied by it first
-  pixels.mean = (104.0, 117.0, 123.0)  # in the order of the channels
-  pixels.std = (1.0, 1.0, 1.0)
+  # Subtracted next; in the order of the channels, as std is.
+  pixels.mean = (104.0, 117.0, 123.0)
+  pixels.std = (1.0, 1.0, 1.0)  # they are divided by it last
 
   config.augment = augment = ConfigDict()
   augment.random_crop = True  # else the centre crop
   augment.scales = ()  # sides of a random crop as shares of the short side
   augment.flip = True  # half of the clips, left to right
   augment.brightness = 0.0  # largest change, as a share
-  augment.contrast = 0.0
-  augment.saturation = 0.0
+  augment.contrast = 0.0  # likewise
+  augment.saturation = 0.0  # likewise
 
   config.train = train = ConfigDict()
   train.batch = 128  # clips a step, over all devices
-  train.steps = 7_500
+  train.steps = 7_500  # section 3.3
   train.accumulate = 1  # parts that a step's batch is computed in
   train.loss = "softmax"  # or "sigmoid", for several labels a video
   train.label_smoothing = 0.0  # share of the target spread over all classes
@@ -97,15 +98,15 @@ def default() -> ConfigDict:
 
   config.optim = optim = ConfigDict()
   optim.name = "sgd"  # or "adamw"
-  optim.learning_rate = 0.001
+  optim.learning_rate = 0.001  # section 3.3; before the multipliers
   optim.schedule = "step"  # or "cosine", "constant"
   optim.decay_every = 3_000  # steps, of "step"
-  optim.decay_factor = 0.1
+  optim.decay_factor = 0.1  # of "step"
   optim.warmup = 0  # steps of a linear rise from 0
   optim.momentum = 0.9  # not stated in the paper
-  optim.nesterov = False
+  optim.nesterov = False  # of "sgd"
   optim.b1 = 0.9  # of "adamw"
-  optim.b2 = 0.999
+  optim.b2 = 0.999  # of "adamw"
   optim.weight_decay = 5e-4  # not stated; never on batch norm and biases
   optim.clip_norm = 0.0  # largest norm of the gradient; 0 does not clip
   # (pattern, factor): regular expressions searched in names as
@@ -169,7 +170,8 @@ def _check_name(flag: str, config: ConfigDict) -> None:
   at: Any = config
   for name in found[1].split(".") if found else ():
     if not isinstance(at, ConfigDict) or name not in at:
-      near = difflib.get_close_matches(name, at, 1) if at else []
+      names = list(at) if isinstance(at, ConfigDict) else []
+      near = difflib.get_close_matches(name, names, 1)
       advice = f"; did you mean {near[0]!r}?" if near else ""
       raise ConfigError(
         f"{flag.partition('=')[0]}: the config has no field {name!r}{advice}"

@@ -124,7 +124,9 @@ class Logs:
     self._out.flush()
     if self._board is not None:
       for name, value in metrics.items():
-        self._board.add_scalar(f"{kind}/{name}", value, step)
+        # Tags have no "@".
+        tag = f"{kind}/{name.replace('@', '_at_')}"
+        self._board.add_scalar(tag, value, step)
       # As metrics.jsonl: a kill loses no line.
       self._board.flush()
 

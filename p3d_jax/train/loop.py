@@ -204,7 +204,7 @@ def _batches(
 ) -> Generator[dict[str, Any], None, None]:
   """Yields each step's global arrays; closing it ends the reading."""
   config = run.config
-  rows = pipeline.train_batches(
+  rows: Any = pipeline.train_batches(
     run.train_videos,
     run.recipe.preprocessing,
     configs.augmentation(config),

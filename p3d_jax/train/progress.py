@@ -37,10 +37,10 @@ class Bar:
     self._bar: Progress | None = None
     if self.console.is_terminal:
       self._bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
         console=self.console,
       )
@@ -82,12 +82,13 @@ class Bar:
       self.console.print(
         f"{self._title} {done}/{self._total}  {note}  left {self._left()}",
         highlight=False,
+        markup=False,
       )
 
   def say(self, text: str) -> None:
     """Prints a line above the bar."""
     (self._bar.console if self._bar else self.console).print(
-      text, highlight=False
+      text, highlight=False, markup=False
     )
 
   def _left(self) -> str:

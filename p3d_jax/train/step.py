@@ -109,7 +109,7 @@ def train_step(
     grads, stats, metrics = _accumulated(recipe, state, clips, labels, key)
   updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  metrics["gradient_norm"] = optax.global_norm(grads)
+  metrics["gradient_norm"] = optax.tree.norm(grads)
   ema = state.ema
   if recipe.ema:
     ema = optax.incremental_update(params, ema, 1 - recipe.ema)
@@ -189,7 +189,7 @@ def eval_step(
     (videos, clips, classes), each in 0..1.
   """
   flat = preprocessing.normalize(clips.reshape(-1, *clips.shape[2:]))
-  logits = module.apply(variables, flat)
+  logits: Any = module.apply(variables, flat)
   turn = jax.nn.softmax if scores == "softmax" else jax.nn.sigmoid
   return turn(logits).reshape(*clips.shape[:2], -1)
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
 from etils import epath
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 
 def timeline(
@@ -34,7 +30,9 @@ def timeline(
     classes: how many are drawn: those of the highest mean score.
   """
   chosen = np.argsort(-scores.mean(0), kind="stable")[:classes]
-  figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
+  # Without pyplot: the backend of the program around stays as it is.
+  figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
+  axes = figure.subplots()
   for index in chosen:
     line = axes.plot(
       times, scores[:, index], marker="o", markersize=3, label=labels[index]
@@ -51,8 +49,7 @@ def timeline(
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
   buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", dpi=120)
-  plt.close(figure)
+  figure.savefig(buffer, format="png")
   path = epath.Path(out)
   aside = path.parent / f".{path.name}.part"
   aside.write_bytes(buffer.getvalue())

@@ -59,7 +59,12 @@ def test_three_cycles():
   """Three strings start again at each stage, and stop where it does."""
   laid = schedule.letters(("AB", "C", "SFA"), (3, 4, 2, 1))
   assert laid == ("ABA", "CCCC", "SF", "S")
-  assert schedule.letters(["A", "A", "A"], (1, 1, 1, 2)) == ("A", "A", "A", "SS")
+  assert schedule.letters(["A", "A", "A"], (1, 1, 1, 2)) == (
+    "A",
+    "A",
+    "A",
+    "SS",
+  )
 
 
 @pytest.mark.parametrize("layers", STAGES)
@@ -70,7 +75,8 @@ def test_names_are_sums(layers):
 
 
 @pytest.mark.parametrize(
-  ("stages", "layers"), [(STAGES[63], 50), (STAGES[131], 101), (STAGES[199], 152)]
+  ("stages", "layers"),
+  [(STAGES[63], 50), (STAGES[131], 101), (STAGES[199], 152)],
 )
 def test_2d_names_are_sums(stages, layers):
   """The ResNets that P3D-63, -131 and -199 stand on."""

@@ -79,7 +79,7 @@ def test_fields_round_trip_through_json(fields):
   assert zoo.to_fields(again) == recorded
   x, variables = slim.clips(), slim.variables(module)
   np.testing.assert_array_equal(
-    module.apply(variables, x), again.apply(variables, x)
+    slim.apply(module, variables, x), slim.apply(again, variables, x)
   )
 
 

@@ -71,14 +71,14 @@ SUFFIXES = frozenset(
 
 # Speeds are in pixels, natural logarithms and radians a frame of the clip:
 # sixteen frames of the slowest pan pass a quarter of a 64-pixel view.
-PAN = (1.0, 3.0)
-ZOOM = (0.01, 0.025)
-TURN = (np.radians(1.5), np.radians(5.0))
+PAN = (1.5, 4.0)
+ZOOM = (0.02, 0.045)
+TURN = (np.radians(2.5), np.radians(7.0))
 # The middle of a zoom, natural logarithm, is drawn from -ZOOM_MIDDLE to it.
-ZOOM_MIDDLE = 0.3
+ZOOM_MIDDLE = 0.2
 # Short side of the footage as the camera sees it, and pixels of the footage to
 # a pixel of the view at scale 1, for a view of SIZE pixels. Half of the footage
-# fills the view; at the widest zoom 1.45 pixels make one, too few to alias.
+# fills the view; at the widest zoom 1.55 pixels make one, too few to alias.
 FOOTAGE_SIDE = 2.25
 STEP = 0.8
 FPS = 25

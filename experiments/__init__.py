@@ -1,0 +1,1 @@
+"""Configs, launchers and measurements; not part of the installed package."""

@@ -1,0 +1,1 @@
+"""The measurements behind the choices of the package, each one command."""

@@ -1,0 +1,241 @@
+"""One step against the same thing written out plainly."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from p3d_jax.checkpoint import tree
+from p3d_jax.train import sharding, step
+from p3d_jax.train.state import TrainState
+from tests import small
+
+RATE = 0.1
+
+
+def state_of(module: Any, tx: Any, ema: bool = False) -> TrainState:
+  v = small.variables(module)
+  return TrainState(
+    step=jnp.asarray(3, jnp.int32),
+    params=v["params"],
+    batch_stats=v["batch_stats"],
+    opt_state=tx.init(v["params"]),
+    ema=jax.tree.map(jnp.zeros_like, v["params"]) if ema else None,
+  )
+
+
+def take(fields: dict[str, Any], rows: int = 4, **recipe: Any) -> Any:
+  """Takes a step of plain gradient descent."""
+  module, tx = small.network(**fields), optax.sgd(RATE)
+  state = state_of(module, tx, ema=bool(recipe.get("ema")))
+  batch = {"clips": small.pixels(rows), "labels": np.arange(rows)[:, None] % 3}
+  made = step.Recipe(module, tx, small.PREPROCESSING, **recipe)
+  return state, *jax.jit(step.train_step, static_argnums=0)(made, state, batch)
+
+
+def distance(a: Any, b: Any) -> float:
+  """Largest difference of two trees, relative to the largest number."""
+  pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+  most = max(float(jnp.abs(x - y).max()) for x, y in pairs)
+  return most / max(float(jnp.abs(y).max()) for _, y in pairs)
+
+
+# Losses of logits and labels, worked out by hand.
+
+LOGITS = np.log(np.array([[0.5, 0.25, 0.25]], np.float32))
+
+
+@pytest.mark.parametrize(
+  ("labels", "smoothing", "expected"),
+  [
+    ([0], 0.0, np.log(2)),
+    ([1, -1], 0.0, np.log(4)),  # -1 is padding
+    ([0, 1], 0.0, 1.5 * np.log(2)),  # half on each
+    ([0], 0.3, 0.8 * np.log(2) + 0.2 * np.log(4)),  # 0.7 + 0.1, 0.1, 0.1
+  ],
+)
+def test_softmax_loss(
+  labels: list[int], smoothing: float, expected: float
+) -> None:
+  loss = step.loss_of(LOGITS, jnp.array([labels]), "softmax", smoothing)
+  np.testing.assert_allclose(loss, [expected], rtol=1e-6)
+
+
+def test_sigmoid_loss() -> None:
+  # sigmoid(log 3) is 3/4, sigmoid(0) is 1/2.
+  logits = jnp.array([[np.log(3.0), 0.0, 0.0]])
+  two = step.loss_of(logits, jnp.array([[0, 2, -1]]), "sigmoid", 0.0)
+  np.testing.assert_allclose(two, [np.log(4 / 3) + 2 * np.log(2)], rtol=1e-6)
+  none = step.loss_of(logits, jnp.array([[-1, -1]]), "sigmoid", 0.0)
+  np.testing.assert_allclose(none, [np.log(4) + 2 * np.log(2)], rtol=1e-6)
+  smooth = step.loss_of(logits, jnp.array([[0, 2]]), "sigmoid", 0.2)
+  # Targets 0.9, 0.1, 0.9.
+  first = 0.9 * np.log(4 / 3) + 0.1 * np.log(4)
+  np.testing.assert_allclose(smooth, [first + 2 * np.log(2)], rtol=1e-6)
+
+
+def test_a_label_given_twice_counts_once() -> None:
+  hot = step.multi_hot(jnp.array([[1, 1, -1], [-1, -1, -1]]), 3)
+  np.testing.assert_array_equal(hot, [[0, 1, 0], [0, 0, 0]])
+
+
+# Whole steps.
+
+
+def plain(
+  module: Any, state: TrainState, rows: int, key: Any
+) -> tuple[Any, Any, Any]:
+  """Loss, gradient and moving statistics, written out."""
+  pixels = small.pixels(rows)[..., ::-1].astype(np.float32)
+  mean, deviation = [120, 125, 130], [60, 64, 68]
+  clips = jnp.asarray((pixels - np.array(mean)) / np.array(deviation))
+
+  def loss(params: Any) -> Any:
+    logits, new = module.apply(
+      {"params": params, "batch_stats": state.batch_stats},
+      clips.astype(jnp.float32),
+      train=True,
+      mutable=["batch_stats"],
+      rngs={"dropout": key},
+    )
+    logs = logits - jnp.log(jnp.exp(logits).sum(-1, keepdims=True))
+    labels = np.arange(rows) % 3
+    return -logs[np.arange(rows), labels].mean(), (new, logits)
+
+  (value, (new, logits)), grads = jax.jit(
+    jax.value_and_grad(loss, has_aux=True)
+  )(state.params)
+  hit = (np.argmax(logits, -1) == np.arange(rows) % 3).mean()
+  return (value, hit), grads, new["batch_stats"]
+
+
+def test_a_step_is_plain_gradient_descent() -> None:
+  state, after, metrics = take({"dropout": 0.5}, ema=0.75)
+  key = jax.random.fold_in(jax.random.key(0), 3)
+  (loss, hit), grads, stats = plain(small.network(dropout=0.5), state, 4, key)
+  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+  assert float(metrics["accuracy"]) == hit
+  taken = jax.tree.map(
+    lambda old, new: (old - new) / RATE, state.params, after.params
+  )
+  # Measured 4e-5: live statistics of few numbers amplify roundings.
+  assert distance(taken, grads) < 1e-3
+  assert distance(after.batch_stats, stats) < 1e-5
+  norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
+  np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
+  assert int(after.step) == 4
+  # A quarter of the new, three of the old, which were zeros.
+  quarter = jax.tree.map(lambda p: 0.25 * p, after.params)
+  assert distance(after.ema, quarter) < 1e-6
+  assert after.variables["params"] is after.ema
+
+
+class Slim(nn.Module):
+  """Means of the frames, batch norm, dropout, classes: compiles at once."""
+
+  dropout: float = 0.0
+  frozen: bool = False
+
+  @nn.compact
+  def __call__(self, clips: Any, train: bool = False) -> Any:
+    x = clips.mean((2, 3)).reshape(clips.shape[0], -1)
+    x = nn.BatchNorm(use_running_average=self.frozen or not train)(x)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return nn.Dense(3)(x)
+
+
+def slim_step(
+  fields: dict[str, Any], step_number: int = 0, **recipe: Any
+) -> tuple[Any, Any]:
+  """Takes a step of `Slim` on 12 clips, from the same state each time."""
+  module, tx = Slim(**fields), optax.sgd(RATE)
+  clips = jnp.zeros((1, 4, 32, 32, 3))
+  v = Slim().init(jax.random.key(1), clips)
+  state = TrainState(
+    step=jnp.asarray(step_number, jnp.int32),
+    params=v["params"],
+    batch_stats=v["batch_stats"],
+    opt_state=tx.init(v["params"]),
+  )
+  batch = {"clips": small.pixels(12), "labels": np.arange(12)[:, None] % 3}
+  made = step.Recipe(module, tx, small.PREPROCESSING, **recipe)
+  return jax.jit(step.train_step, static_argnums=0)(made, state, batch)
+
+
+def test_dropout_is_a_function_of_seed_and_step() -> None:
+  def loss(seed: int, at: int) -> float:
+    return float(slim_step({"dropout": 0.5}, at, seed=seed)[1]["loss"])
+
+  first = loss(0, 7)
+  assert loss(0, 7) == first
+  assert loss(0, 8) != first
+  assert loss(1, 7) != first
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_accumulation_is_the_whole_batch_when_norms_are_frozen(
+  parts: int,
+) -> None:
+  whole, metrics = slim_step({"frozen": True})
+  apart, apart_metrics = slim_step({"frozen": True}, accumulate=parts)
+  # Measured 1e-7: only the order of additions differs.
+  assert distance(apart.params, whole.params) < 1e-6
+  for name, value in metrics.items():
+    np.testing.assert_allclose(apart_metrics[name], value, rtol=1e-6)
+  live, _ = slim_step({})
+  apart, _ = slim_step({}, accumulate=parts)
+  assert distance(apart.params, live.params) > 1e-4  # statistics of a part
+
+
+def test_accumulation_passes_live_statistics_on() -> None:
+  whole, _ = slim_step({})
+  apart, _ = slim_step({}, accumulate=2)
+  x = small.PREPROCESSING.normalize(small.pixels(12)).mean((2, 3))
+  x = x.reshape(12, -1)
+  # flax.linen.BatchNorm keeps 0.99 of the old value, here 0; part k has rows
+  # k, k + 2, ...
+  once = 0.01 * x.mean(0)
+  twice = 0.99 * 0.01 * x[0::2].mean(0) + 0.01 * x[1::2].mean(0)
+  for state, mean in ((whole, once), (apart, twice)):
+    got = state.batch_stats["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(got, mean, atol=1e-7)
+
+
+def test_several_labels() -> None:
+  _, metrics = slim_step({}, loss="sigmoid", label_smoothing=0.1)
+  assert 3 * 0.3 < float(metrics["loss"]) < 3 * 3
+
+
+def test_split_takes_every_kth_row() -> None:
+  rows = sharding.split({"a": jnp.arange(6)}, 2)["a"]
+  np.testing.assert_array_equal(rows, [[0, 2, 4], [1, 3, 5]])
+
+
+def test_norms_frozen_but_the_first() -> None:
+  state, after, _ = take({"dropout": 0.0, "freeze_norm": "all_but_first"})
+  before, now = tree.flatten(state.batch_stats), tree.flatten(after.batch_stats)
+  changed = {n for n in before if not np.array_equal(before[n], now[n])}
+  assert changed == {"stem/bn/mean", "stem/bn/var"}
+
+
+def test_all_norms_frozen_keep_their_statistics() -> None:
+  state, _ = slim_step({"frozen": True})
+  np.testing.assert_array_equal(state.batch_stats["BatchNorm_0"]["mean"], 0)
+
+
+def test_eval_step_is_the_network_without_dropout() -> None:
+  module = Slim(dropout=0.9)
+  clips = small.pixels(2, 3)
+  v = module.init(jax.random.key(1), jnp.zeros((1, 4, 32, 32, 3)))
+  scores = jax.jit(step.eval_step, static_argnums=(0, 1, 2))
+  soft = scores(module, small.PREPROCESSING, "softmax", v, clips)
+  assert soft.shape == (2, 3, 3)
+  np.testing.assert_allclose(soft.sum(-1), 1, rtol=1e-6)
+  exp = np.exp(module.apply(v, small.PREPROCESSING.normalize(clips[1])))
+  np.testing.assert_allclose(soft[1], exp / exp.sum(-1)[:, None], rtol=2e-5)
+  sigmoid = scores(module, small.PREPROCESSING, "sigmoid", v, clips)
+  np.testing.assert_allclose(sigmoid[1], exp / (1 + exp), rtol=2e-5)
