@@ -13,8 +13,8 @@ from typing import Any
 import jax
 from etils import epath
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
+from p3d_jax.train.events import EventFile
 from p3d_jax.version import __version__
 
 CONFIG = "config.json"
@@ -100,9 +100,7 @@ class Logs:
     write_aside(self._file, text)
     self._out = self._file.open("a")
     self._board = (
-      SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
-      if tensorboard
-      else None
+      EventFile(workdir / "tensorboard", step) if tensorboard else None
     )
     self._note_start(workdir, step)
 
@@ -123,12 +121,8 @@ class Logs:
     self._out.write(json.dumps(line) + "\n")
     self._out.flush()
     if self._board is not None:
-      for name, value in metrics.items():
-        # Tags have no "@".
-        tag = f"{kind}/{name.replace('@', '_at_')}"
-        self._board.add_scalar(tag, value, step)
-      # As metrics.jsonl: a kill loses no line.
-      self._board.flush()
+      tags = {f"{kind}/{name}": value for name, value in metrics.items()}
+      self._board.add(step, tags)
 
   def close(self) -> None:
     """Ends both files."""

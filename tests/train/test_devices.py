@@ -22,6 +22,10 @@ train(config, workdir, devices=jax.devices()[:count])
 """
 
 
+# Measured 4e-7 with live norms and 1.4e-6 with ghost ones, on two CPU cores.
+BOUND = 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["live", "ghost"])
 def test_one_device_and_eight(tmp_path: pathlib.Path, norm: str) -> None:
@@ -44,8 +48,4 @@ def test_one_device_and_eight(tmp_path: pathlib.Path, norm: str) -> None:
   for one, eight in zip(found[1], found[8], strict=True):
     assert one["step"] == eight["step"]
     if one["kind"] == "train":
-      print(norm, one["step"], one["loss"], eight["loss"] / one["loss"] - 1)
       assert eight["loss"] == pytest.approx(one["loss"], rel=BOUND)
-
-
-BOUND = 1e-3

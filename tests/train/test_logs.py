@@ -27,12 +27,26 @@ def test_tensorboard_has_the_numbers_of_metrics_jsonl() -> None:
   count = 0
   for line in lines:
     for name in set(line) - {"step", "kind"}:
-      tag = f"{line['kind']}/{name}".replace("@", "_at_")
-      events = board.Scalars(tag)
+      events = board.Scalars(f"{line['kind']}/{name}")
       found = [e.value for e in events if e.step == line["step"]]
       assert found == [pytest.approx(line[name], rel=1e-6)]
       count += 1
   assert count == sum(len(board.Scalars(t)) for t in board.Tags()["scalars"])
+
+
+def test_event_files_of_a_run_that_went_on(tmp_path: pathlib.Path) -> None:
+  for start, stop in ((0, 6), (4, 8)):
+    log = logs.Logs(epath.Path(tmp_path), start, tensorboard=True)
+    for step in range(start + 1, stop + 1):
+      log.write(step, "train", {"loss": float(100 * start + step)})
+    log.close()
+  board = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+  board.Reload()
+  found = {e.step: e.value for e in board.Scalars("train/loss")}
+  # Steps 5 and 6 are those of the second start.
+  expected = {1: 1, 2: 2, 3: 3, 4: 4} | {s: 400 + s for s in (5, 6, 7, 8)}
+  assert found == expected
+  assert len(board.Scalars("train/loss")) == 8
 
 
 def test_the_workdir_says_what_ran() -> None:

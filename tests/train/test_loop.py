@@ -11,8 +11,8 @@ import pytest
 import p3d_jax
 from p3d_jax.checkpoint import tree
 from p3d_jax.data.sets import open_set
-from p3d_jax.train import logs, loop, optim, sharding, step
 from p3d_jax.train import config as configs
+from p3d_jax.train import logs, loop, optim, sharding, step
 from p3d_jax.train import state as states
 from p3d_jax.train.metrics import hits
 from tests import small
@@ -42,9 +42,9 @@ def test_a_finished_run_says_so(
 def test_a_workdir_of_another_config_is_refused() -> None:
   workdir = small.trained()
   files = sorted(workdir.rglob("*"))
+  other = small.config()
+  other.seed = 1
   with pytest.raises(ValueError, match=r"config\.seed was 0, is 1"):
-    other = small.config()
-    other.seed = 1
     loop.train(other, workdir)
   assert sorted(workdir.rglob("*")) == files
 

@@ -17,26 +17,6 @@ from tests import small
 RATE = 0.1
 
 
-def state_of(module: Any, tx: Any, ema: bool = False) -> TrainState:
-  v = small.variables(module)
-  return TrainState(
-    step=jnp.asarray(3, jnp.int32),
-    params=v["params"],
-    batch_stats=v["batch_stats"],
-    opt_state=tx.init(v["params"]),
-    ema=jax.tree.map(jnp.zeros_like, v["params"]) if ema else None,
-  )
-
-
-def take(fields: dict[str, Any], rows: int = 4, **recipe: Any) -> Any:
-  """Takes a step of plain gradient descent."""
-  module, tx = small.network(**fields), optax.sgd(RATE)
-  state = state_of(module, tx, ema=bool(recipe.get("ema")))
-  batch = {"clips": small.pixels(rows), "labels": np.arange(rows)[:, None] % 3}
-  made = step.Recipe(module, tx, small.PREPROCESSING, **recipe)
-  return state, *jax.jit(step.train_step, static_argnums=0)(made, state, batch)
-
-
 def distance(a: Any, b: Any) -> float:
   """Largest difference of two trees, relative to the largest number."""
   pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
@@ -86,54 +66,6 @@ def test_a_label_given_twice_counts_once() -> None:
 # Whole steps.
 
 
-def plain(
-  module: Any, state: TrainState, rows: int, key: Any
-) -> tuple[Any, Any, Any]:
-  """Loss, gradient and moving statistics, written out."""
-  pixels = small.pixels(rows)[..., ::-1].astype(np.float32)
-  mean, deviation = [120, 125, 130], [60, 64, 68]
-  clips = jnp.asarray((pixels - np.array(mean)) / np.array(deviation))
-
-  def loss(params: Any) -> Any:
-    logits, new = module.apply(
-      {"params": params, "batch_stats": state.batch_stats},
-      clips.astype(jnp.float32),
-      train=True,
-      mutable=["batch_stats"],
-      rngs={"dropout": key},
-    )
-    logs = logits - jnp.log(jnp.exp(logits).sum(-1, keepdims=True))
-    labels = np.arange(rows) % 3
-    return -logs[np.arange(rows), labels].mean(), (new, logits)
-
-  (value, (new, logits)), grads = jax.jit(
-    jax.value_and_grad(loss, has_aux=True)
-  )(state.params)
-  hit = (np.argmax(logits, -1) == np.arange(rows) % 3).mean()
-  return (value, hit), grads, new["batch_stats"]
-
-
-def test_a_step_is_plain_gradient_descent() -> None:
-  state, after, metrics = take({"dropout": 0.5}, ema=0.75)
-  key = jax.random.fold_in(jax.random.key(0), 3)
-  (loss, hit), grads, stats = plain(small.network(dropout=0.5), state, 4, key)
-  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
-  assert float(metrics["accuracy"]) == hit
-  taken = jax.tree.map(
-    lambda old, new: (old - new) / RATE, state.params, after.params
-  )
-  # Measured 4e-5: live statistics of few numbers amplify roundings.
-  assert distance(taken, grads) < 1e-3
-  assert distance(after.batch_stats, stats) < 1e-5
-  norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
-  np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
-  assert int(after.step) == 4
-  # A quarter of the new, three of the old, which were zeros.
-  quarter = jax.tree.map(lambda p: 0.25 * p, after.params)
-  assert distance(after.ema, quarter) < 1e-6
-  assert after.variables["params"] is after.ema
-
-
 class Slim(nn.Module):
   """Means of the frames, batch norm, dropout, classes: compiles at once."""
 
@@ -148,22 +80,64 @@ class Slim(nn.Module):
     return nn.Dense(3)(x)
 
 
-def slim_step(
-  fields: dict[str, Any], step_number: int = 0, **recipe: Any
-) -> tuple[Any, Any]:
-  """Takes a step of `Slim` on 12 clips, from the same state each time."""
-  module, tx = Slim(**fields), optax.sgd(RATE)
-  clips = jnp.zeros((1, 4, 32, 32, 3))
-  v = Slim().init(jax.random.key(1), clips)
-  state = TrainState(
-    step=jnp.asarray(step_number, jnp.int32),
+def slim_state(at: int = 0) -> TrainState:
+  v = Slim().init(jax.random.key(1), jnp.zeros((1, 4, 32, 32, 3)))
+  return TrainState(
+    step=jnp.asarray(at, jnp.int32),
     params=v["params"],
     batch_stats=v["batch_stats"],
-    opt_state=tx.init(v["params"]),
+    opt_state=optax.sgd(RATE).init(v["params"]),
+    ema=jax.tree.map(jnp.zeros_like, v["params"]),
   )
+
+
+def slim_step(
+  fields: dict[str, Any], at: int = 0, **recipe: Any
+) -> tuple[Any, Any]:
+  """Takes a step of `Slim` on 12 clips, from the same state each time."""
   batch = {"clips": small.pixels(12), "labels": np.arange(12)[:, None] % 3}
-  made = step.Recipe(module, tx, small.PREPROCESSING, **recipe)
-  return jax.jit(step.train_step, static_argnums=0)(made, state, batch)
+  module: Any = Slim(**fields)
+  made = step.Recipe(module, optax.sgd(RATE), small.PREPROCESSING, **recipe)
+  taken = jax.jit(step.train_step, static_argnums=0)
+  return taken(made, slim_state(at), batch)
+
+
+def test_a_step_is_plain_gradient_descent() -> None:
+  """Loss, gradient, statistics and averages, written out."""
+  before = slim_state(3)
+  after, metrics = slim_step({"dropout": 0.5}, 3, ema=0.75)
+  pixels = small.pixels(12)[..., ::-1].astype(np.float32)
+  clips = (pixels - np.float32([120, 125, 130])) / np.float32([60, 64, 68])
+  labels = np.arange(12) % 3
+  key = jax.random.fold_in(jax.random.key(0), 3)
+
+  def loss(params: Any) -> Any:
+    logits, new = Slim(dropout=0.5).apply(
+      {"params": params, "batch_stats": before.batch_stats},
+      clips,
+      train=True,
+      mutable=["batch_stats"],
+      rngs={"dropout": key},
+    )
+    logs = logits - jnp.log(jnp.exp(logits).sum(-1, keepdims=True))
+    return -logs[np.arange(12), labels].mean(), (new["batch_stats"], logits)
+
+  (value, (stats, logits)), grads = jax.value_and_grad(loss, has_aux=True)(
+    before.params
+  )
+  np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+  hit = (np.argmax(logits, -1) == labels).mean()
+  assert float(metrics["accuracy"]) == pytest.approx(hit)
+  expected = jax.tree.map(lambda p, g: p - RATE * g, before.params, grads)
+  assert distance(after.params, expected) < 1e-6
+  assert distance(after.batch_stats, stats) < 1e-6
+  norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
+  np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
+  assert int(after.step) == 4
+  # A quarter of the new and three of the old, which are zeros.
+  quarter = jax.tree.map(lambda p: 0.25 * p, after.params)
+  assert distance(after.ema, quarter) < 1e-6
+  assert after.variables["params"] is after.ema
 
 
 def test_dropout_is_a_function_of_seed_and_step() -> None:
@@ -216,7 +190,18 @@ def test_split_takes_every_kth_row() -> None:
 
 
 def test_norms_frozen_but_the_first() -> None:
-  state, after, _ = take({"dropout": 0.0, "freeze_norm": "all_but_first"})
+  module: Any = small.network(freeze_norm="all_but_first")
+  v = small.variables(module)
+  tx = optax.sgd(RATE)
+  state = TrainState(
+    step=jnp.asarray(0, jnp.int32),
+    params=v["params"],
+    batch_stats=v["batch_stats"],
+    opt_state=tx.init(v["params"]),
+  )
+  batch = {"clips": small.pixels(2), "labels": np.zeros((2, 1), np.int32)}
+  recipe = step.Recipe(module, tx, small.PREPROCESSING)
+  after, _ = jax.jit(step.train_step, static_argnums=0)(recipe, state, batch)
   before, now = tree.flatten(state.batch_stats), tree.flatten(after.batch_stats)
   changed = {n for n in before if not np.array_equal(before[n], now[n])}
   assert changed == {"stem/bn/mean", "stem/bn/var"}
