@@ -165,10 +165,10 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-  from p3d_jax.train import config
+  from p3d_jax.train import config_file
   from p3d_jax.train.loop import train
 
-  train(config.load(args.config, args.rest), args.workdir)
+  train(config_file.load(args.config, args.rest), args.workdir)
   return 0
 
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from p3d_jax.checkpoint.model import Record
 from p3d_jax.data.builders import camera_motion
+from p3d_jax.data.encode import encode
 from p3d_jax.models import p3d, zoo
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.train import config as configs
@@ -49,7 +50,7 @@ def footage() -> pathlib.Path:
     coarse = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
     still = np.kron(coarse, np.ones((4, 4, 1), np.uint8))
     frames = [np.roll(still, (k - 2) * t, axis=1) for t in range(40)]
-    (path / f"film {k}.mp4").write_bytes(camera_motion.encode(frames))
+    (path / f"film {k}.mp4").write_bytes(encode(frames, fps=25))
   return path
 
 

@@ -9,6 +9,7 @@ import av
 from etils import epath
 
 from p3d_jax.data.sets import VideoSet
+from p3d_jax.files import write_aside
 
 _SUFFIXES = ("mp4", "mkv", "avi", "mpg")  # taken first where a format has many
 
@@ -43,9 +44,7 @@ def extract(
     # A name of the data never leads out of the folder.
     name = re.sub(r"[^\w+.-]", "_", f"{labels}-{record['id']}")
     file = folder / f"{name}.{_suffix(record['video'])}"
-    aside = folder / f".{file.name}.part"
-    aside.write_bytes(record["video"])
-    aside.rename(file)
+    write_aside(file, record["video"])
     files.append(file)
   return files
 

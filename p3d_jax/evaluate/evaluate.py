@@ -9,6 +9,7 @@ from etils import epath
 
 from p3d_jax.checkpoint import model
 from p3d_jax.data.sets import open_set
+from p3d_jax.files import write_aside
 from p3d_jax.train import logs, sharding
 from p3d_jax.train.metrics import per_class, summary
 from p3d_jax.train.progress import Bar
@@ -86,7 +87,7 @@ def evaluate(
     "versions": logs.versions(),
   }
   if out is not None:
-    logs.write_aside(epath.Path(out), json.dumps(result, indent=2) + "\n")
+    write_aside(out, json.dumps(result, indent=2) + "\n")
   return result
 
 

@@ -14,6 +14,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from p3d_jax.files import write_aside
 from p3d_jax.train.events import EventFile
 from p3d_jax.version import __version__
 
@@ -33,13 +34,6 @@ def versions() -> dict[str, str]:
     "python": platform.python_version(),
     "devices": f"{jax.device_count()} {device.platform} {device.device_kind}",
   }
-
-
-def write_aside(path: epath.Path, text: str) -> None:
-  """Writes a file so that it is there whole or not at all."""
-  aside = path.parent / f".{path.name}.part"
-  aside.write_text(text)
-  aside.replace(path)
 
 
 def config_json(config: ConfigDict) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from p3d_jax.data import pipeline
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.models import zoo
 from p3d_jax.train import config as configs
-from p3d_jax.train import logs, optim, sharding, step
+from p3d_jax.train import config_check, logs, optim, sharding, step
 from p3d_jax.train import state as states
 from p3d_jax.train.metrics import summary
 from p3d_jax.train.progress import Bar
@@ -113,7 +113,7 @@ def prepare(
 ) -> Run:
   """Checks a config against data, devices and workdir, and builds from it."""
   mesh = sharding.mesh(devices)
-  configs.check(config, mesh.size)
+  config_check.check(config, mesh.size)
   directory = epath.Path(workdir).expanduser().absolute()
   logs.check_config(directory, config)
   data = epath.Path(config.data.dir).expanduser().absolute()

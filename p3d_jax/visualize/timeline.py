@@ -9,6 +9,8 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
+from p3d_jax.files import write_aside
+
 
 def timeline(
   out: epath.PathLike,
@@ -50,7 +52,4 @@ def timeline(
   axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png")
-  path = epath.Path(out)
-  aside = path.parent / f".{path.name}.part"
-  aside.write_bytes(buffer.getvalue())
-  aside.replace(path)
+  write_aside(out, buffer.getvalue())

@@ -56,7 +56,7 @@ def test_the_scores_are_those_of_ten_lines_of_python(
   expected = np.asarray(jax.nn.softmax(logits))
   assert got.scores is not None
   assert got.times is not None
-  # Measured 2e-7: jit fuses what is computed one by one here.
+  # jit fuses what is computed one by one here.
   np.testing.assert_allclose(got.clips, expected, atol=2e-5)
   np.testing.assert_allclose(got.scores, expected.mean(0), atol=2e-5)
   assert got.error is None

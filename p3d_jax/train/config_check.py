@@ -1,0 +1,175 @@
+"""Refuses a config that cannot be run, in one line, before anything runs."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from p3d_jax.models import p3d, zoo
+from p3d_jax.train.config import (
+  ConfigError,
+  augmentation,
+  default,
+  network,
+  preprocessing,
+)
+from p3d_jax.train.config_file import one_line
+
+
+def check(config: ConfigDict, devices: int = 1) -> None:
+  """Refuses an impossible config before anything runs.
+
+  Args:
+    config: of `default()`'s fields.
+    devices: that a batch is split over.
+
+  Raises:
+    ConfigError: with the field, its value and the rule.
+  """
+  _same_fields(default(), config)
+  _check_values(config)
+  _check_batch(config, devices)
+  for part, build in (
+    ("model", lambda config: network(config, num_classes=2)),
+    ("preprocessing", preprocessing),
+    ("augment", augmentation),
+  ):
+    try:
+      build(config)
+    except (ValueError, TypeError) as error:
+      raise ConfigError(f"config.{part}: {one_line(error)}") from error
+  if min(preprocessing(config).crop_size) < p3d.MIN_SIZE:
+    raise ConfigError(
+      f"config.preprocessing.crop is {config.preprocessing.crop}: the networks "
+      f"take {p3d.MIN_SIZE}x{p3d.MIN_SIZE} pixels and more"
+    )
+  _check_patterns(config)
+  if not config.data.dir:
+    raise ConfigError(
+      "config.data.dir is empty: it must be a folder that `p3d data build` "
+      "wrote"
+    )
+
+
+_MANY = 10**12
+_CHOICES = {
+  "model.name": tuple(zoo.MODELS),
+  "model.flavour": tuple(zoo.FLAVOURS),
+  "model.dtype": ("float32", "bfloat16"),
+  "norm.freeze": p3d.FREEZE_NORM,
+  # What videos are read as; flow is not read from them.
+  "preprocessing.channels": ("RGB", "BGR"),
+  "train.loss": ("softmax", "sigmoid"),
+  "optim.name": ("sgd", "adamw"),
+  "optim.schedule": ("step", "cosine", "constant"),
+  "model.precision": ("default", "high", "highest"),
+}
+_BOUNDS: dict[str, tuple[float, float]] = {
+  "seed": (0, 2**32 - 1),
+  "model.dropout": (0, 0.999_999),
+  "norm.momentum": (0, 0.999_999),
+  "train.batch": (1, _MANY),
+  "train.steps": (1, _MANY),
+  "train.accumulate": (1, _MANY),
+  "train.label_smoothing": (0, 0.999),
+  "train.ema": (0, 0.999_999),
+  "optim.learning_rate": (0, 1e6),
+  "optim.decay_every": (1, _MANY),
+  "optim.decay_factor": (0, 1),
+  "optim.warmup": (0, _MANY),
+  "optim.momentum": (0, 0.999_999),
+  "optim.b1": (0, 0.999_999),
+  "optim.b2": (0, 0.999_999),
+  "optim.weight_decay": (0, 1e3),
+  "optim.clip_norm": (0, 1e9),
+  "eval.every": (0, _MANY),
+  "eval.clips": (1, 10_000),
+  "eval.batch": (1, _MANY),
+  "checkpoint.every": (1, _MANY),
+  "checkpoint.keep": (1, _MANY),
+  "checkpoint.keep_best": (0, _MANY),
+  "input.workers": (0, 1024),
+  "input.threads": (1, 1024),
+  "log.every": (1, _MANY),
+}
+
+
+def _check_values(config: ConfigDict) -> None:
+  for field, values in _CHOICES.items():
+    value = _get(config, field)
+    if value not in values:
+      raise ConfigError(
+        f"config.{field} is {value!r}: it must be one of {', '.join(values)}"
+      )
+  for field, (least, most) in _BOUNDS.items():
+    value = _get(config, field)
+    if not least <= value <= most:
+      raise ConfigError(
+        f"config.{field} is {value}: it must be between {least} and {most}"
+      )
+
+
+def _get(config: ConfigDict, field: str) -> Any:
+  value: Any = config
+  for name in field.split("."):
+    value = value[name]
+  return value
+
+
+def _check_patterns(config: ConfigDict) -> None:
+  """Raises if a multiplier or a pattern is none; `optim.plan` fits them."""
+  optim = config.optim
+  for pair in optim.multipliers:
+    if not (
+      isinstance(pair, tuple)
+      and len(pair) == 2
+      and isinstance(pair[0], str)
+      and isinstance(pair[1], int | float)
+      and 0 <= pair[1] < math.inf
+    ):
+      raise ConfigError(
+        f"config.optim.multipliers has {pair!r}: each must be (pattern, factor)"
+      )
+  for pattern in [*(p for p, _ in optim.multipliers), *optim.freeze]:
+    try:
+      re.compile(pattern)
+    except (re.error, TypeError) as error:
+      raise ConfigError(
+        f"config.optim: {pattern!r} is no regular expression: {error}"
+      ) from error
+
+
+def _check_batch(config: ConfigDict, devices: int) -> None:
+  train, group = config.train, config.norm.group
+  rows = train.batch // train.accumulate
+  if train.batch % train.accumulate or rows % devices:
+    raise ConfigError(
+      f"config.train.batch is {train.batch}: it must be a multiple of "
+      f"train.accumulate ({train.accumulate}) times the devices ({devices})"
+    )
+  if config.eval.batch % devices:
+    raise ConfigError(
+      f"config.eval.batch is {config.eval.batch}: it must be a multiple of "
+      f"the devices ({devices})"
+    )
+  if group is not None and (group < 1 or rows % group):
+    raise ConfigError(
+      f"config.norm.group is {group}: it must divide the {rows} clips of "
+      "train.batch / train.accumulate"
+    )
+
+
+def _same_fields(known: ConfigDict, config: ConfigDict, at: str = "") -> None:
+  """Raises if a config, however it was made, lacks a field or has another."""
+  missing, extra = set(known) - set(config), set(config) - set(known)
+  if missing or extra:
+    raise ConfigError(
+      f"config{at}: missing {sorted(missing)}, unknown {sorted(extra)}; "
+      "start from p3d_jax.train.config.default()"
+    )
+  for name in known:
+    if isinstance(known[name], ConfigDict):
+      _same_fields(known[name], config[name], f"{at}.{name}")

@@ -1,0 +1,96 @@
+"""Reads a config: a Python file with `get_config()`, and flags over it."""
+
+from __future__ import annotations
+
+import difflib
+import pathlib
+import re
+import runpy
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from p3d_jax.train.config import ConfigError
+
+
+def load(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
+  """Runs a config file and applies `--config.x.y=v` flags.
+
+  Args:
+    file: path of a Python file with `get_config()`; what follows a colon is
+      given to it.
+    overrides: flags as typed.
+
+  Raises:
+    ConfigError: if the file or a flag is wrong, in one line.
+  """
+  config = _run(file)
+  for typed in overrides:
+    _check_name(typed, config)
+  values = flags.FlagValues()
+  argv = ["p3d", *overrides]
+  try:
+    config_flags.DEFINE_config_dict(
+      "config", config, flag_values=values, sys_argv=argv
+    )
+    rest = values(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+    raise ConfigError(one_line(e)) from e
+  if len(rest) > 1:
+    raise ConfigError(f"{rest[1]!r} is no flag: write --config.FIELD=VALUE")
+  return values.config
+
+
+def _check_name(flag: str, config: ConfigDict) -> None:
+  """Raises if a flag as typed names a field that is not there."""
+  found = re.match(r"--?(?:no)?config\.([^=]*)", flag)
+  at: Any = config
+  for name in found[1].split(".") if found else ():
+    if not isinstance(at, ConfigDict) or name not in at:
+      names = list(at) if isinstance(at, ConfigDict) else []
+      near = difflib.get_close_matches(name, names, 1)
+      advice = f"; did you mean {near[0]!r}?" if near else ""
+      raise ConfigError(
+        f"{flag.partition('=')[0]}: the config has no field {name!r}{advice}"
+      )
+    at = at[name]
+
+
+def _run(file: str) -> ConfigDict:
+  """Returns what a config file's get_config() gives, locked."""
+  path, colon, argument = file.partition(":")
+  if not pathlib.Path(path).is_file():
+    raise ConfigError(f"--config is {file!r}: there is no such file")
+  try:
+    get_config = runpy.run_path(path)["get_config"]
+    config = get_config(argument) if colon else get_config()
+  except (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+  ) as error:
+    lines = [
+      frame.lineno
+      for frame in traceback.extract_tb(error.__traceback__)
+      if frame.filename == path
+    ]
+    at = f"{path}:{lines[-1]}" if lines else path
+    raise ConfigError(f"{at}: {one_line(error)}") from error
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f"{path}: get_config() must return a ConfigDict")
+  return config.lock()
+
+
+def one_line(error: Exception) -> str:
+  """The message of an error in one line, without ml_collections' advice."""
+  text = str(error.args[0] if error.args else error).split("\n")[0].strip()
+  return f"{type(error).__name__}: {text}" if len(text) < 12 else text
