@@ -17,6 +17,15 @@ from etils import epath
 from p3d_jax.data import clips as clips_lib
 from p3d_jax.preprocess import SWSCALE, Preprocessing, resized
 
+# What FFmpeg may take a file for. Without the list it would draw a text file on
+# a screen and film it, and follow a playlist to other files of the machine.
+CONTAINERS = ",".join(
+  ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "flv")
+  + ("mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "av1", "obu", "ivf")
+  + ("asf", "ogg", "gif", "mjpeg", "mxf", "nut", "dv", "rm", "wtv", "vc1")
+  + ("mp3", "flac", "wav", "aac")  # to say that they hold no video
+)
+
 Source = bytes | str | os.PathLike[str]
 Crop = Callable[[np.ndarray], np.ndarray]
 
@@ -374,7 +383,9 @@ class Video:
         raise VideoError(f"{self.name}: it is a folder, not a video")
       # A plain path is opened by FFmpeg itself, which is faster.
       file = path.open("rb") if "://" in self.name else self.name
-    container = av.open(file, metadata_errors="replace")
+    container = av.open(
+      file, metadata_errors="replace", options={"format_whitelist": CONTAINERS}
+    )
     for stream in container.streams.video:
       # The cover of a song is no video; without a context there is no decoder.
       if (

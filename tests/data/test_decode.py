@@ -350,3 +350,24 @@ def test_missing_file_and_folder(tmp_path: pathlib.Path) -> None:
 def test_indices_out_of_range(indices: list[int]) -> None:
   with pytest.raises(ValueError, match="indices="):
     read_frames(encode_video(FRAMES), indices)
+
+
+@pytest.mark.parametrize(
+  ("name", "content"),
+  [
+    ("notes.txt", "a text, which FFmpeg would film on a screen\n" * 20),
+    ("list.m3u8", "#EXTM3U\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n"),
+    ("list.ffconcat", "ffconcat version 1.0\nfile {video}\n"),
+  ],
+)
+def test_what_is_no_container_is_refused(
+  tmp_path: pathlib.Path, name: str, content: str
+) -> None:
+  video = tmp_path / "other.mp4"
+  video.write_bytes(encode_video(FRAMES[:9]))
+  file = tmp_path / name
+  file.write_text(content.format(video=video))
+  with pytest.raises(VideoError, match=name):
+    read_frames(file)
+  with pytest.raises(VideoError):
+    read_frames(file.read_bytes())
