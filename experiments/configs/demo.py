@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
   config.model.dropout = 0.0
 
   pixels = config.preprocessing
-  pixels.resize, pixels.crop = (64, 64), (48, 48)
+  pixels.resize, pixels.crop = (64,), (48, 48)
   pixels.channels = "RGB"
   pixels.mean, pixels.std = (128.0,) * 3, (64.0,) * 3
 

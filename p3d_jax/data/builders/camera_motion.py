@@ -40,9 +40,9 @@ SUFFIXES = frozenset(
 )
 
 # Short side of the footage as the camera sees it, in sides of the view, and
-# pixels of the footage to a pixel of the view at scale 1. Half of the short side
-# fills the view, so that there is hardly one without anything to see move; at
-# the widest zoom 1.6 pixels make one: too few to alias.
+# pixels of the footage to a pixel of the view at scale 1. Half of the side fills
+# the view, so that there is hardly one without anything to see move; at the
+# widest zoom 1.6 pixels make one: too few to alias.
 FOOTAGE_SIDE = 1.5
 STEP = 0.8
 FPS = 25
