@@ -6,23 +6,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 P3D := $(BIN)/p3d
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test test-all lint clean
 
 demo: $(VENV)/.has-demo
-	$(P3D) data build camera_motion --out demo/data
-	$(P3D) train --config=experiments/configs/demo.py --workdir=demo/run
+	@mkdir -p demo
+	$(P3D) data build camera_motion --out=demo/data > demo/set
+	$(P3D) train --config=experiments/configs/demo.py --workdir=demo/run \
+	  --config.data.dir="$$(cat demo/set)"
 	$(P3D) evaluate demo/run --clips=4
-	$(P3D) data extract demo/data --split=test --count=4 --out=demo/videos
+	$(P3D) data extract "$$(cat demo/set)" --count=4 --out=demo/videos
 	$(P3D) predict demo/run demo/videos/*.mp4 --top=2
+	$(P3D) predict demo/run "$$(ls demo/videos/*.mp4 | head -n 1)" \
+	  --top=1 --timeline=demo/timeline.png
 
 test: $(VENV)/.has-$(EXTRAS)
 	$(PYTEST) -m "not slow"
 
 # What `make test` leaves out because it takes long.
 test-all: $(VENV)/.has-$(EXTRAS)
-	$(PYTEST) -m slow
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(PYTEST) -m slow
 
 lint: $(VENV)/.has-$(EXTRAS)
 	$(BIN)/ruff check .
@@ -37,7 +41,7 @@ $(VENV)/.has-%: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "p3d_jax needs Python >= 3.11: make PYTHON=/path/to/python3.11"; \
 	    exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[$*]'
 	@touch $@

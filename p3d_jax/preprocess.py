@@ -212,7 +212,7 @@ _CAFFE = Preprocessing(channels="BGR", mean=(104.0, 117.0, 123.0))
 
 PREPROCESSINGS: dict[str, Preprocessing] = {
   # The authors' Sports-1M and Kinetics RGB weights; 182x242 and the 160 crop
-  # are the paper's section 4.1.
+  # are those of the paper's UCF101 study.
   "released_rgb": _CAFFE,
   # The authors' Kinetics flow weights: TV-L1 flow, rescaled to 0..255.
   "released_flow": Preprocessing(

@@ -5,9 +5,11 @@ import pathlib
 
 import matplotlib.image
 import pytest
+from ml_collections import ConfigDict
 
 import p3d_jax
 from p3d_jax import cli
+from p3d_jax.train.config import default
 from tests import small
 
 
@@ -112,7 +114,7 @@ def test_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
   first = capsys.readouterr().out
   for part in ("clip hit@1", "video hit@1", "video hit@5", "10 videos of test"):
     assert part in first
-  file = pathlib.Path(run) / "evaluation.json"
+  (file,) = pathlib.Path(run).glob("evaluation-*-test.json")
   result = json.loads(file.read_text())
   assert f"video hit@1 {result['video_hit@1']:.1f}" in first
   assert cli.main(["evaluate", run, "--clips=2"]) == 0  # over the first file
@@ -171,6 +173,33 @@ def test_predict_draws_a_timeline(
   words = ["predict", run, video, video, f"--timeline={out}"]
   assert cli.main(words) == 2
   assert "--timeline draws one video: 2" in capsys.readouterr().err
+
+
+def test_config_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+  assert cli.main(["config"]) == 0
+  printed = capsys.readouterr().out
+  config = default()
+  for section in config:
+    if isinstance(config[section], ConfigDict):
+      for field in config[section]:
+        assert f".{field} = " in printed
+  with pytest.raises(SystemExit, match="0"):
+    cli.main(["--version"])
+  assert p3d_jax.__version__ in capsys.readouterr().out
+
+
+def test_a_traceback_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.setenv("P3D_DEBUG", "1")
+  with pytest.raises(ValueError, match="no checkpoint and no workdir"):
+    cli.main(["info", "/not/there"])
+
+
+def test_a_timeline_without_a_folder(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  words = ["predict", "/not/there", "a.mp4", "--timeline=/not/there/a.png"]
+  assert cli.main(words) == 2
+  assert "--timeline is /not/there/a.png" in capsys.readouterr().err
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,14 +79,15 @@ def test_no_jax_here(name: str) -> None:
 ALLOWED = {
   "version": set(),
   "files": set(),
+  "progress": set(),
   "preprocess": set(),
   "models": set(),
-  "data": {"preprocess", "files"},
+  "data": {"preprocess", "files", "progress"},
   "checkpoint": {"models", "preprocess"},
   "weights": {"models", "preprocess", "checkpoint"},
   "train": {"models", "preprocess", "checkpoint", "weights", "data", "version"},
 }
-ALLOWED["train"] |= {"files"}
+ALLOWED["train"] |= {"files", "progress"}
 ALLOWED["evaluate"] = ALLOWED["train"] | {"train"}
 ALLOWED["visualize"] = ALLOWED["pods"] = ALLOWED["evaluate"]
 ALLOWED["cli"] = {*ALLOWED, "cli"}

@@ -13,7 +13,6 @@ cannot be renamed (gs://), Orbax's commit_success.txt says that it is whole.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -188,22 +187,25 @@ def _read(path: epath.Path, abstract: Any) -> Any:
   kinds = jax.tree.map(
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract
   )
-  folder = path / "variables"
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+  handler = ocp.CompositeCheckpointHandler(
+    variables=ocp.PyTreeCheckpointHandler()
+  )
+  wanted = ocp.args.PyTreeRestore(item=abstract, restore_args=kinds)
+  with ocp.Checkpointer(handler) as checkpointer:
     try:
-      found = checkpointer.metadata(folder).item_metadata.tree
+      found = checkpointer.metadata(path).item_metadata["variables"].tree
       _check(found, abstract, path)
-      arrays = checkpointer.restore(
-        folder,
-        args=ocp.args.PyTreeRestore(item=abstract, restore_args=kinds),
+      restored = checkpointer.restore(
+        path, args=ocp.args.Composite(variables=wanted)
       )
     except CheckpointError:
       raise
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
       raise CheckpointError(
-        f"{folder} is missing or damaged: {str(error).splitlines()[0]}"
+        f"{path / 'variables'} is missing or damaged: "
+        f"{str(error).splitlines()[0]}"
       ) from error
-  return jax.tree.map(jnp.asarray, arrays)
+  return jax.tree.map(jnp.asarray, restored["variables"])
 
 
 def check_digest(variables: Any, record: Record, path: epath.Path) -> None:
@@ -234,6 +236,10 @@ def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
   """
   path = epath.Path(path).expanduser().absolute()
   if _is_whole(path):
+    if step != "last":
+      raise CheckpointError(
+        f"step is {step!r}, but {path} is one checkpoint: name the workdir"
+      )
     return path
   root = path / CHECKPOINTS
   if not root.exists():
@@ -276,9 +282,7 @@ def abstract_variables(record: Record) -> Any:
   module = zoo.from_fields(record.model)
   shape = (1, 1, MIN_SIZE, MIN_SIZE, record.channels)
   clips = jax.ShapeDtypeStruct(shape, jnp.float32)
-  return jax.eval_shape(
-    functools.partial(module.init), jax.random.key(0), clips
-  )
+  return jax.eval_shape(module.init, jax.random.key(0), clips)
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -111,25 +111,28 @@ def read_clips(
   *,
   threads: int = 1,
 ) -> np.ndarray:
-  """Reads clips spread evenly over a video, as its test does.
+  """Reads the clips that evaluation takes, for `preprocess` to finish.
+
+  `preprocessing.preprocess` of what this returns (its resize then changes
+  nothing, it cuts out the centre and normalises) is, bit for bit, what `p3d
+  evaluate` and `p3d predict` feed the network. They keep no more than the
+  centre in the first place: `Video.read_clips`.
 
   Args:
     source: an encoded video, or the path of one.
-    preprocessing: what the weights expect: frames, stride, fps, resize, crop.
-    clips: how many.
+    preprocessing: what the weights expect: frames, stride, fps, resize.
+    clips: how many, spread evenly over the video.
     threads: of the decoder; 0 takes one for each core.
 
   Returns:
-    uint8 (clips, time, height, width, 3), RGB, resized, the centre cropped;
-    `preprocessing.normalize` makes them the network's input.
+    uint8 (clips, time, height, width, 3), RGB, resized but not cropped.
 
   Raises:
-    VideoError: it cannot be read, holds no video, or its frames are smaller
-      than the crop.
+    VideoError: it cannot be read, or holds no video.
   """
   video = Video(source, threads=threads)
   indices = video.clip_indices(preprocessing, clips)
-  return video.read_clips(indices, preprocessing)
+  return video.read_clips(indices, preprocessing, crop=False)
 
 
 class Video:
@@ -158,14 +161,14 @@ class Video:
       self.name = os.fspath(source)
     # Packets of a video in memory are kept, so that it is opened only once.
     self._kept: tuple[Any, list[av.Packet]] | None = None
-    with self._errors():
-      container, stream = self._open()
+    with self._errors(), contextlib.ExitStack() as opened:
+      container, stream = self._open(opened)
       if isinstance(source, bytes):
         self._kept = container, list(_packets(container, stream))
         self._index(container, stream, self._kept[1])
+        opened.pop_all()  # stays open as long as the video lives
       else:
-        with container:
-          self._index(container, stream, _packets(container, stream))
+        self._index(container, stream, _packets(container, stream))
 
   @property
   def num_frames(self) -> int:
@@ -253,25 +256,30 @@ class Video:
     return timeline[chosen]
 
   def read_clips(
-    self, indices: np.ndarray, preprocessing: Preprocessing
+    self,
+    indices: np.ndarray,
+    preprocessing: Preprocessing,
+    *,
+    crop: bool = True,
   ) -> np.ndarray:
-    """Decodes clips as their test does, each frame once.
+    """Decodes clips for an evaluation, each frame once.
 
     Args:
       indices: of the frames, (clips, time), in any order.
       preprocessing: resize and crop.
+      crop: keep the centre only, as `preprocessing.normalize` takes it; else
+        the whole frame, as `preprocessing.preprocess` does.
 
     Returns:
-      uint8 (clips, time, height, width, 3), RGB, resized, the centre cropped.
+      uint8 (clips, time, height, width, 3), RGB, resized.
 
     Raises:
       VideoError: it cannot be decoded, or its frames are smaller than the crop.
     """
     unique, where = np.unique(indices, return_inverse=True)
+    cut = preprocessing.center_crop if crop else None
     try:
-      frames = self.read(
-        unique, preprocessing.resize, preprocessing.center_crop
-      )
+      frames = self.read(unique, preprocessing.resize, cut)
     except VideoError:
       raise
     except ValueError as error:
@@ -290,8 +298,8 @@ class Video:
         for packet in packets[start:]:
           yield from packet.decode()
         return
-      container, stream = self._open()
-      with container:
+      with contextlib.ExitStack() as opened:
+        container, stream = self._open(opened)
         for k, packet in enumerate(_packets(container, stream)):
           if k >= start or packet.size == 0:
             yield from packet.decode()
@@ -371,8 +379,12 @@ class Video:
       pictures.put(k, before)
     return True
 
-  def _open(self) -> tuple[Any, Any]:
-    """Opens the container, and its first video stream."""
+  def _open(self, opened: contextlib.ExitStack) -> tuple[Any, Any]:
+    """Opens the container, and its first video stream.
+
+    Args:
+      opened: closes what is opened here: the container, then its file.
+    """
     if isinstance(self._source, bytes):
       file: Any = io.BytesIO(self._source)
     else:
@@ -382,9 +394,15 @@ class Video:
       if path.is_dir():
         raise VideoError(f"{self.name}: it is a folder, not a video")
       # A plain path is opened by FFmpeg itself, which is faster.
-      file = path.open("rb") if "://" in self.name else self.name
-    container = av.open(
-      file, metadata_errors="replace", options={"format_whitelist": CONTAINERS}
+      file = self.name
+      if "://" in self.name:
+        file = opened.enter_context(path.open("rb"))
+    container = opened.enter_context(
+      av.open(
+        file,
+        metadata_errors="replace",
+        options={"format_whitelist": CONTAINERS},
+      )
     )
     for stream in container.streams.video:
       # The cover of a song is no video; without a context there is no decoder.
@@ -396,7 +414,6 @@ class Video:
         stream.thread_type = "SLICE" if self._threads == 1 else "AUTO"
         stream.thread_count = self._threads
         return container, stream
-    container.close()
     raise VideoError(f"{self.name}: it holds no video that can be decoded")
 
   @contextlib.contextmanager

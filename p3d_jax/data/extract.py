@@ -11,6 +11,7 @@ from etils import epath
 from p3d_jax.data.sets import VideoSet
 from p3d_jax.files import write_aside
 
+_LONGEST = 200  # characters of a file name; file systems take 255 bytes
 _SUFFIXES = ("mp4", "mkv", "avi", "mpg")  # taken first where a format has many
 
 
@@ -25,7 +26,8 @@ def extract(
     out: folder, made if it is not there; files of the same name are replaced.
 
   Returns:
-    The files, named "label-id.suffix"; several labels are joined by "+".
+    The files, named "000012-label-id.suffix", by their place in the split;
+    several labels are joined by "+", and a long name is cut.
 
   Raises:
     ValueError: `count` is not between 1 and the size of the split.
@@ -41,9 +43,12 @@ def extract(
   for index in range(count):
     record = videos[index]
     labels = "+".join(videos.label_names[i] for i in record["labels"])
+    # The number keeps apart what the rest of the name does not.
+    name = f"{index:06d}-{labels}-{record['id']}"
     # A name of the data never leads out of the folder.
-    name = re.sub(r"[^\w+.-]", "_", f"{labels}-{record['id']}")
-    file = folder / f"{name}.{_suffix(record['video'])}"
+    name = re.sub(r"[^\w+.-]", "_", name, flags=re.ASCII)
+    suffix = f".{_suffix(record['video'])}"
+    file = folder / (name[: _LONGEST - len(suffix)] + suffix)
     write_aside(file, record["video"])
     files.append(file)
   return files

@@ -8,8 +8,9 @@ the step number is all there is to save, and hosts, workers and threads change
 nothing but the speed.
 """
 
+import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import grain
@@ -17,9 +18,11 @@ import numpy as np
 from absl import flags
 
 from p3d_jax.data.clips import Augment, random_clip
-from p3d_jax.data.decode import Video, VideoError, read_clips
+from p3d_jax.data.decode import Video, VideoError
 from p3d_jax.data.sets import VideoSet
 from p3d_jax.preprocess import Preprocessing
+
+Batch = dict[str, np.ndarray]
 
 # Streams of random numbers that never meet: an epoch's order, an example.
 _EPOCH, _EXAMPLE = 0, 1
@@ -38,7 +41,7 @@ def train_batches(
   hosts: int = 1,
   workers: int = 0,
   threads: int = 2,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[Batch, None, None]:
   """Yields this host's rows of each step's batch.
 
   Args:
@@ -72,7 +75,7 @@ def train_batches(
       "0 <= start_step <= stop_step"
     )
 
-  def example(at: int) -> dict[str, np.ndarray]:
+  def example(at: int) -> Batch:
     step, row = divmod(at, rows)
     index = (start_step + step) * batch + host * rows + row
     return train_example(videos, preprocessing, augment, seed, index)
@@ -90,7 +93,7 @@ def eval_batches(
   hosts: int = 1,
   workers: int = 0,
   threads: int = 2,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[Batch, None, None]:
   """Yields this host's rows of batches that hold every video once, in order.
 
   Args:
@@ -115,7 +118,7 @@ def eval_batches(
   rows = _rows(batch, host, hosts)
   steps = -(-len(videos) // batch)
 
-  def example(at: int) -> dict[str, np.ndarray]:
+  def example(at: int) -> Batch:
     step, row = divmod(at, rows)
     video = step * batch + host * rows + row
     return eval_example(videos, preprocessing, clips, video)
@@ -129,12 +132,13 @@ def train_example(
   augment: Augment,
   seed: int,
   index: int,
-) -> dict[str, np.ndarray]:
+) -> Batch:
   """Reads the example at a global index; see `train_batches`."""
   count = len(videos)
   epoch, position = divmod(index, count)
   order = epoch_order(count, seed, epoch)
   record = videos[int(order[position])]
+  labels = _checked(record, videos)
   rng = np.random.default_rng(
     np.random.SeedSequence(seed, spawn_key=(_EXAMPLE, index))
   )
@@ -148,19 +152,18 @@ def train_example(
     frames, flipped = augment(frames, preprocessing.crop_size, rng)
   except ValueError as error:
     raise VideoError(f"record {record['id']!r}: {error}") from error
-  labels = record["labels"]
   if flipped and videos.flip_labels is not None:
     labels = np.asarray(videos.flip_labels)[labels]
   return {
     "clips": frames,
-    "labels": _padded(labels, videos, record["id"]),
+    "labels": _padded(labels, videos.max_labels),
     "index": np.asarray(index, np.int64),
   }
 
 
 def eval_example(
   videos: VideoSet, preprocessing: Preprocessing, clips: int, video: int
-) -> dict[str, np.ndarray]:
+) -> Batch:
   """Reads the clips of one video; see `eval_batches`."""
   if video >= len(videos):
     shape = (clips, preprocessing.frames, *preprocessing.crop_size, 3)
@@ -170,13 +173,16 @@ def eval_example(
       "video": np.asarray(-1, np.int32),
     }
   record = videos[video]
+  labels = _checked(record, videos)
   try:
-    frames = read_clips(record["video"], preprocessing, clips)
+    stored = Video(record["video"])
+    indices = stored.clip_indices(preprocessing, clips)
+    frames = stored.read_clips(indices, preprocessing, crop=True)
   except ValueError as error:
     raise VideoError(f"record {record['id']!r}: {error}") from error
   return {
     "clips": frames,
-    "labels": _padded(record["labels"], videos, record["id"]),
+    "labels": _padded(labels, videos.max_labels),
     "video": np.asarray(video, np.int32),
   }
 
@@ -199,35 +205,75 @@ def _rows(batch: int, host: int, hosts: int) -> int:
   return batch // hosts
 
 
-def _padded(labels: np.ndarray, videos: VideoSet, name: str) -> np.ndarray:
-  """Returns labels as int32 (max_labels,), -1 after the last."""
+def _checked(record: dict[str, Any], videos: VideoSet) -> np.ndarray:
+  """Returns a record's labels.
+
+  Raises:
+    ValueError: there are more than the set declares, or one is no class of it.
+  """
+  labels = np.asarray(record["labels"])
   if len(labels) > videos.max_labels:
     raise ValueError(
-      f"record {name!r}: {len(labels)} labels, the set declares max_labels="
-      f"{videos.max_labels}"
+      f"record {record['id']!r}: {len(labels)} labels, the set declares "
+      f"max_labels={videos.max_labels}"
     )
-  out = np.full(videos.max_labels, -1, np.int32)
+  classes = len(videos.label_names)
+  if len(wrong := labels[(labels < 0) | (labels >= classes)]):
+    raise ValueError(
+      f"record {record['id']!r}: label {wrong[0]} must be within "
+      f"0..{classes - 1}, the set has {classes} classes"
+    )
+  return labels
+
+
+def _padded(labels: np.ndarray, max_labels: int) -> np.ndarray:
+  """Returns labels as int32 (max_labels,), -1 after the last."""
+  out = np.full(max_labels, -1, np.int32)
   out[: len(labels)] = labels
   return out
 
 
 def _read(
-  example: Any, count: int, rows: int, workers: int, threads: int
-) -> Iterator[dict[str, np.ndarray]]:
-  """Reads examples 0 to count - 1 in order, `rows` to a batch."""
+  example: Callable[[int], Batch],
+  count: int,
+  rows: int,
+  workers: int,
+  threads: int,
+) -> Generator[Batch, None, None]:
+  """Reads examples 0 to count - 1 in order, `rows` to a batch.
+
+  The arguments are checked here, the reading begins with the first batch, and
+  closing what is returned ends it.
+  """
   if workers < 0 or threads < 1:
     raise ValueError(
       f"workers={workers}, threads={threads}: must be workers >= 0 and threads "
       ">= 1"
     )
+  return _batches(example, count, rows, workers, threads)
+
+
+def _batches(
+  example: Callable[[int], Batch],
+  count: int,
+  rows: int,
+  workers: int,
+  threads: int,
+) -> Generator[Batch, None, None]:
+  """Yields what `_read` reads."""
   if not count:
-    return iter(())
+    return
+  # The batches are made before the reader, so that what a worker process hands
+  # over is a batch, and worker w of W makes batches w, w + W, ...; made after
+  # it, a batch would mix the examples of all workers. So a thread decodes a
+  # whole batch, one video after the other, and the memory that reading takes
+  # is `threads` batches a process, under way or waiting, beside the one given.
   dataset = (
     grain.MapDataset.range(count)
     .map(example)
     .batch(rows)
     .to_iter_dataset(
-      grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+      grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     )
   )
   if workers:
@@ -237,4 +283,5 @@ def _read(
     dataset = dataset.mp_prefetch(
       grain.MultiprocessingOptions(num_workers=workers)
     )
-  return iter(dataset)
+  with contextlib.closing(iter(dataset)) as batches:
+    yield from batches

@@ -33,7 +33,12 @@ class VideoSet:
     split: str,
     ids: Sequence[str] | None = None,
   ):
-    """Reads the set's description; `open_set` is the function to call."""
+    """Reads the set's description; `open_set` is the function to call.
+
+    Raises:
+      ValueError: the split or an id is unknown, or the set's `flip_labels` are
+        not one label for each of its classes.
+    """
     self.directory = epath.Path(directory)
     self.split = split
     self._builder: Any = tfds.builder_from_directory(self.directory)
@@ -41,6 +46,15 @@ class VideoSet:
     flip = metadata.get("flip_labels")
     self.label_names = tuple(metadata.get("label_names") or ())
     self.flip_labels = None if flip is None else tuple(flip)
+    if flip is not None and (
+      len(flip) != len(self.label_names)
+      or any(not 0 <= label < len(flip) for label in flip)
+    ):
+      raise ValueError(
+        f"flip_labels={list(flip)} of {self.directory}: must be one label, "
+        f"0..{len(self.label_names) - 1}, for each of the "
+        f"{len(self.label_names)} classes"
+      )
     self.max_labels = int(metadata.get("max_labels", 1))
     self._source: Any = None
     self._ids = None if ids is None else tuple(ids)

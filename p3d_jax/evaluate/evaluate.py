@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from typing import Any
 
 from etils import epath
 
 from p3d_jax.checkpoint import model
-from p3d_jax.data.sets import open_set
+from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.files import write_aside
+from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding
 from p3d_jax.train.metrics import per_class, summary
-from p3d_jax.train.progress import Bar
 from p3d_jax.train.score import Scorer
 
 
@@ -44,24 +46,15 @@ def evaluate(
     "clips_per_video", "per_class", and what was evaluated on what.
 
   Raises:
-    ValueError: if there is no such checkpoint or set, or their classes differ.
+    ValueError: if there is no such checkpoint or set, their classes differ, or
+      `out` cannot be written.
+    ArithmeticError: if the network's scores are not finite.
   """
+  if out is not None:
+    _check_out(epath.Path(out))
   folder = model.find(path, step)
   module, variables, record = model.load(folder)
-  config = record.provenance.get("config", {}).get("data", {})
-  data = data or record.provenance.get("data")
-  split = split or config.get("eval_split")
-  if not data or not split:
-    raise ValueError(
-      f"{folder} does not say what data it was trained on: name --data and "
-      "--split"
-    )
-  videos = open_set(data, split)
-  if tuple(videos.label_names) != record.labels:
-    raise ValueError(
-      f"the classes of {videos.directory} are not those of {folder}: "
-      f"{list(videos.label_names)} and {list(record.labels)}"
-    )
+  videos = _open(folder, record, data, split)
   mesh = sharding.mesh()
   if batch % mesh.size:
     raise ValueError(
@@ -82,13 +75,85 @@ def evaluate(
     "per_class": per_class(scores, record.labels),
     "checkpoint": str(folder),
     "data": str(videos.directory),
-    "split": split,
+    "split": videos.split,
     "sha256": record.sha256,
     "versions": logs.versions(),
   }
   if out is not None:
     write_aside(out, json.dumps(result, indent=2) + "\n")
   return result
+
+
+def default_out(
+  path: epath.PathLike, step: int | str = "last", split: str | None = None
+) -> epath.Path | None:
+  """Returns where `p3d evaluate` writes if it is not told.
+
+  Args:
+    path: a workdir, or a checkpoint folder.
+    step: of a workdir: a number, "last" or "best".
+    split: that is evaluated; None: the run's evaluation split.
+
+  Returns:
+    <workdir>/evaluation-<step>-<split>.json, so that two evaluations do not
+    write over each other; None, no file, for a folder that is no workdir.
+
+  Raises:
+    ValueError: if there is no such checkpoint.
+  """
+  folder = model.find(path, step)
+  workdir = epath.Path(path).expanduser().absolute()
+  if folder.parent != workdir / model.CHECKPOINTS:
+    return None
+  split = split or _recorded_split(model.read_record(folder))
+  # train[:10%] is a split, and no name for a file.
+  name = re.sub(r"[^\w+-]", "_", split or "")
+  return workdir / f"evaluation-{folder.name}-{name}.json"
+
+
+def _recorded_split(record: model.Record) -> str | None:
+  """The evaluation split of the run that made a checkpoint."""
+  return record.provenance.get("config", {}).get("data", {}).get("eval_split")
+
+
+def _open(
+  folder: epath.Path,
+  record: model.Record,
+  data: epath.PathLike | None,
+  split: str | None,
+) -> VideoSet:
+  """Opens the split to evaluate: what is named, else what the run recorded."""
+  recorded = record.provenance.get("data")
+  split = split or _recorded_split(record)
+  if not (data or recorded) or not split:
+    raise ValueError(
+      f"{folder} does not say what data it was trained on: name --data and "
+      "--split"
+    )
+  if not data and not (epath.Path(recorded) / "dataset_info.json").exists():
+    raise ValueError(
+      f"{folder} was trained on {recorded}, and no built set is there: name it "
+      "with --data"
+    )
+  videos = open_set(data or recorded, split)
+  if tuple(videos.label_names) != record.labels:
+    raise ValueError(
+      f"the classes of {videos.directory} are not those of {folder}: "
+      f"{list(videos.label_names)} and {list(record.labels)}"
+    )
+  return videos
+
+
+def _check_out(out: epath.Path) -> None:
+  """Refuses a file that could not be written in the end."""
+  if "://" in os.fspath(out):
+    return  # buckets have no folders, and rights that only writing tells
+  if out.is_dir():
+    raise ValueError(f"out={os.fspath(out)!r}: it is a folder, not a file")
+  if not out.parent.is_dir():
+    raise ValueError(f"out={os.fspath(out)!r}: there is no such folder")
+  if not os.access(out.parent, os.W_OK | os.X_OK):
+    raise ValueError(f"out={os.fspath(out)!r}: the folder cannot be written to")
 
 
 def report(result: dict[str, Any]) -> str:

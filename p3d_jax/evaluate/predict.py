@@ -55,7 +55,7 @@ class Predictor:
 
   def __init__(self, path: epath.PathLike, step: int | str = "last") -> None:
     """Loads a workdir or a checkpoint folder; see `p3d_jax.load`."""
-    self.module, self.variables, self.record = model.load(path, step)
+    self.module, variables, self.record = model.load(path, step)
     self._scorer = Scorer(
       self.module,
       self.record.preprocessing,
@@ -63,6 +63,7 @@ class Predictor:
       # One video is not worth splitting.
       sharding.mesh(sharding.local_device()),
     )
+    self.variables = self._scorer.place(variables)
 
   def predict(self, path: epath.PathLike, clips: int) -> Prediction:
     """Classifies a file by uniform clips, centre crop, mean of the scores.
@@ -73,6 +74,9 @@ class Predictor:
 
     Returns:
       The prediction; its `error` says why a file could not be read.
+
+    Raises:
+      ArithmeticError: the network's scores are not finite.
     """
     try:
       starts, pixels = self._read(path, clips)
@@ -89,7 +93,7 @@ class Predictor:
     """Middle of each clip in seconds, and uint8 pixels of all."""
     video = Video(path)
     indices = video.clip_indices(self.record.preprocessing, clips)
-    pixels = video.read_clips(indices, self.record.preprocessing)
+    pixels = video.read_clips(indices, self.record.preprocessing, crop=True)
     return video.times[indices].mean(axis=1), pixels
 
 

@@ -55,7 +55,7 @@ class Join(NamedTuple):
 RULES: dict[str, dict[str, Join]] = {
   # The Eltwise layers of the authors' prototxts: coeff 1 1 in B, 0.5 0.5 in C.
   "released": {"B": Join(1, 1, False, True), "C": Join(0.5, 0.5, False, True)},
-  # Section 3.1, equations 4 and 6: x + S x + T x and x + S x + T S x.
+  # The text of the paper: x + S x + T x in B, x + S x + T S x in C.
   "paper": {"B": Join(1, 1, False, True), "C": Join(1, 1, False, True)},
   # The PyTorch port: relu(t) before the sum, none after it, no 0.5.
   "port": {"B": Join(1, 1, True, False), "C": Join(1, 1, True, False)},

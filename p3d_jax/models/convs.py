@@ -39,7 +39,10 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def default_form() -> Form:
-  """Returns the fastest form on the platform that is computed on."""
+  """Returns the fastest form on the platform that jax computes on by default.
+
+  A computation that is put elsewhere (`jax.default_device`) takes it too.
+  """
   return "folded" if jax.default_backend() == "cpu" else "direct"
 
 
@@ -174,13 +177,13 @@ class Conv(nn.Module):
 
 
 class SpatialConv(Conv):
-  """1x3x3: each frame alone; S of the paper's section 3.1."""
+  """1x3x3: each frame alone; S of the paper."""
 
   taps: Sequence[int] = (1, 3, 3)
 
 
 class TemporalConv(Conv):
-  """3x1x1: each pixel alone, along time; T of the paper's section 3.1."""
+  """3x1x1: each pixel alone, along time; T of the paper."""
 
   taps: Sequence[int] = (3, 1, 1)
 

@@ -85,16 +85,25 @@ class Head(nn.Module):
   Attributes:
     num_classes: number of logits.
     dropout: share of the features that are dropped in training.
+    kernel_init: initialiser of the kernel (channels, num_classes).
+    precision: of the product; None takes the highest, which costs nothing here.
   """
 
   num_classes: int
   dropout: float = 0.0
+  kernel_init: convs.Initializer = nn.initializers.lecun_normal()
+  precision: Any = None
 
   @nn.compact
   def __call__(self, x: Array, train: bool = False) -> Array:
     """Returns logits; training draws from the "dropout" stream."""
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return nn.Dense(self.num_classes, name="fc")(x)
+    return nn.Dense(
+      self.num_classes,
+      kernel_init=self.kernel_init,
+      precision=self.precision or jax.lax.Precision.HIGHEST,
+      name="fc",
+    )(x)
 
 
 class P3D(nn.Module):
@@ -109,7 +118,7 @@ class P3D(nn.Module):
     stem_pool: where pool1's windows lie, a key of `pools.STEM_POOLS`.
     reduce_stride: whether the 1x1x1 carries the spatial stride, or the 3x3.
     dropout: before fc; 0.1 for Sports-1M, 0.5 for Kinetics RGB, 0.7 for flow,
-      0.9 in the UCF101 study (section 4.1 and the prototxts).
+      0.9 in the UCF101 study (Table 1; the others are in the prototxts).
     norm_epsilon: added to variances.
     norm_momentum: share of the old value in the moving statistics.
     norm_group: clips whose statistics are taken together; None: the batch.
@@ -119,8 +128,9 @@ class P3D(nn.Module):
     dtype: of the computation; parameters, statistics and logits are float32.
     precision: of the products, as in `jax.lax.Precision`.
     remat: recompute each block in the backward pass instead of storing it.
-    kernel_init: initialiser of the kernels.
+    kernel_init: initialiser of the convolutions' kernels.
     temporal_init: of the temporal kernels; None takes `kernel_init`.
+    head_init: of the kernel of fc.
     norm: makes a normalisation from use_running_average, momentum, epsilon,
       dtype and name; `flax.linen.BatchNorm` fits.
     activation: elementwise.
@@ -143,6 +153,7 @@ class P3D(nn.Module):
   remat: bool = False
   kernel_init: convs.Initializer = convs.he_normal
   temporal_init: convs.Initializer | None = None
+  head_init: convs.Initializer = nn.initializers.lecun_normal()
   norm: blocks.ModuleDef = BatchNorm
   activation: Callable[[Array], Array] = nn.relu
 
@@ -195,7 +206,13 @@ class P3D(nn.Module):
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     x = found["pool5"] = x.mean((1, 2, 3))
     if self.num_classes is not None:
-      x = Head(self.num_classes, self.dropout, name="head")(x, train)
+      x = Head(
+        self.num_classes,
+        self.dropout,
+        kernel_init=self.head_init,
+        precision=self.precision,
+        name="head",
+      )(x, train)
       found |= {"logits": x, "prob": jax.nn.softmax(x)}
     return (x, {name: found[name] for name in endpoints}) if endpoints else x
 
@@ -298,5 +315,5 @@ def check_fields(module: P3D) -> None:
   # By name: jnp.dtype takes None for float64, and refuses with a TypeError.
   if getattr(module.dtype, "__name__", str(module.dtype)) not in DTYPES:
     raise ValueError(
-      f"dtype is {module.dtype!r}: it must be float32 or bfloat16"
+      f"dtype is {module.dtype!r}: it must be one of {', '.join(DTYPES)}"
     )

@@ -2,7 +2,8 @@
 
 A schedule is a string of letters used in turn over res2, res3 and res4 by one
 running index, so 'ABC' does not start again at a stage (the authors' release),
-or three strings, one a stage, each starting its own cycle. res5 is always 2D.
+or three strings, one a stage, each starting its own cycle ("A,BC,S" or a
+tuple). res5 is always 2D.
 
     A  spatial, then temporal      B  spatial beside temporal
     C  spatial, then temporal beside it        (Figure 2 of the paper)
@@ -42,7 +43,8 @@ def letters(schedule: Schedule, stages: Sequence[int]) -> tuple[str, ...]:
   """Lays a schedule over the stages.
 
   Args:
-    schedule: letters used in turn, or three such strings, for res2 to res4.
+    schedule: letters used in turn; or three such strings, for res2 to res4,
+      as a tuple or with commas between them: "A,BC,S".
     stages: blocks in res2, res3, res4 and res5.
 
   Returns:
@@ -52,8 +54,12 @@ def letters(schedule: Schedule, stages: Sequence[int]) -> tuple[str, ...]:
     ValueError: if a letter is unknown, a string empty, or there are not three.
   """
   stages = check_stages(stages)
-  cycles = (schedule,) if isinstance(schedule, str) else tuple(schedule)
-  if len(cycles) != 3 and not isinstance(schedule, str):
+  if isinstance(schedule, str):
+    cycles = tuple(schedule.split(","))
+  else:
+    cycles = tuple(schedule)
+  runs_on = len(cycles) == 1 and isinstance(schedule, str)
+  if len(cycles) != 3 and not runs_on:
     raise ValueError(
       f"schedule is {cycles}: it must be one string, or three, one for each "
       "of res2, res3 and res4"
@@ -65,9 +71,9 @@ def letters(schedule: Schedule, stages: Sequence[int]) -> tuple[str, ...]:
         f"schedule is {schedule!r}: it must be letters of {LETTERS}, "
         + (f"not {sorted(unknown)}" if unknown else "at least one")
       )
-  if isinstance(schedule, str):
+  if runs_on:
     total = sum(stages[:3])
-    run = (schedule * total)[:total]
+    run = (cycles[0] * total)[:total]
     cuts = (0, stages[0], stages[0] + stages[1], total)
     laid = [run[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
   else:

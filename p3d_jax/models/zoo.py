@@ -29,7 +29,7 @@ FLAVOURS: dict[str, dict[str, Any]] = {
     "reduce_stride": True,
     "norm_epsilon": 1e-5,
   },
-  # The text of the paper, equations 4 to 6, where it differs: the sum in C.
+  # The text of the paper, which differs in C: the plain sum.
   "paper": {
     "rule": "paper",
     "stem_pool": "ceil",
@@ -105,11 +105,25 @@ def build(
       )
   row = MODELS[name] if name else {}
   merged = {**row, **FLAVOURS[flavour], **fields}
+  for field in ("stages", "schedule"):
+    if isinstance(merged.get(field), list):
+      merged[field] = tuple(merged[field])
   return p3d.P3D(num_classes=num_classes, **merged)
 
 
 def to_fields(module: p3d.P3D) -> dict[str, Any]:
-  """Returns the fields that a checkpoint records, in JSON types."""
+  """Returns the fields that a checkpoint records, in JSON types.
+
+  Raises:
+    ValueError: if the network has an injected activation or norm.
+  """
+  for name in ("activation", "norm"):
+    default = p3d.P3D.__dataclass_fields__[name].default
+    if getattr(module, name) is not default:
+      raise ValueError(
+        f"{name} is {getattr(module, name)!r}: a checkpoint cannot record "
+        "code, and would build another network; keep such variables yourself"
+      )
   fields = {name: getattr(module, name) for name in RECORDED}
   fields["stages"] = list(fields["stages"])
   if not isinstance(fields["schedule"], str):

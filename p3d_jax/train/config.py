@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict, config_dict
 
@@ -23,7 +24,7 @@ class ConfigError(ValueError):
 
 
 def default() -> ConfigDict:
-  """Returns the P3D run of the paper's UCF101 study (section 3.3, Table 1)."""
+  """Returns the P3D run of the paper's UCF101 study (Table 1)."""
   config = ConfigDict()
   config.seed = 0  # of the initialisation, the order, the crops and dropout
 
@@ -82,15 +83,17 @@ def default() -> ConfigDict:
 
   config.train = train = ConfigDict()
   train.batch = 128  # clips a step, over all devices
-  train.steps = 7_500  # section 3.3
+  train.steps = 7_500  # UCF101 study
   train.accumulate = 1  # parts that a step's batch is computed in
   train.loss = "softmax"  # or "sigmoid", for several labels a video
   train.label_smoothing = 0.0  # share of the target spread over all classes
-  train.ema = 0.0  # decay of the averaged parameters; 0 keeps none
+  # Decay of the averaged parameters, which evaluation and checkpoints then use,
+  # with the batch norms' own moving statistics; 0 keeps none.
+  train.ema = 0.0
 
   config.optim = optim = ConfigDict()
   optim.name = "sgd"  # or "adamw"
-  optim.learning_rate = 0.001  # section 3.3; before the multipliers
+  optim.learning_rate = 0.001  # UCF101 study; before the multipliers
   optim.schedule = "step"  # or "cosine", "constant"
   optim.decay_every = 3_000  # steps, of "step"
   optim.decay_factor = 0.1  # of "step"
@@ -165,12 +168,12 @@ def network(config: ConfigDict, num_classes: int) -> p3d.P3D:
     if m[name] is not None
   }
   if m.temporal_init_std is not None:
-    fields["temporal_init"] = p3d.nn.initializers.normal(m.temporal_init_std)
+    fields["temporal_init"] = nn.initializers.normal(m.temporal_init_std)
   return zoo.build(
     m.name,
     num_classes=num_classes,
     flavour=m.flavour,
-    schedule=tuple(m.schedule.split(",")) if "," in m.schedule else m.schedule,
+    schedule=m.schedule,
     dropout=m.dropout,
     dtype=jnp.dtype(m.dtype),
     precision=m.precision,

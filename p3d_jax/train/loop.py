@@ -7,16 +7,12 @@ going on with its step, to the bit.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
-import math
-import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -26,19 +22,13 @@ from p3d_jax.checkpoint.run import RunCheckpoints
 from p3d_jax.data import pipeline
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.models import zoo
+from p3d_jax.progress import Bar
 from p3d_jax.train import config as configs
 from p3d_jax.train import config_check, logs, optim, sharding, step
 from p3d_jax.train import state as states
+from p3d_jax.train.meter import Meter, falls_on
 from p3d_jax.train.metrics import summary
-from p3d_jax.train.progress import Bar
 from p3d_jax.train.score import Scorer
-
-# Steps that may be under way on the device while the host reads ahead.
-_IN_FLIGHT = 2
-
-
-class NonFiniteLossError(ArithmeticError):
-  """The loss, or its gradient, became infinite or not a number."""
 
 
 @dataclasses.dataclass
@@ -112,6 +102,11 @@ def prepare(
   devices: Sequence[jax.Device] | None = None,
 ) -> Run:
   """Checks a config against data, devices and workdir, and builds from it."""
+  if jax.process_count() > 1:
+    raise ValueError(
+      f"{jax.process_count()} processes: this version trains in one, on all of "
+      "its devices"
+    )
   mesh = sharding.mesh(devices)
   config_check.check(config, mesh.size)
   directory = epath.Path(workdir).expanduser().absolute()
@@ -121,16 +116,18 @@ def prepare(
   eval_videos = open_set(data, config.data.eval_split)
   module = configs.network(config, len(train_videos.label_names))
   preprocessing = configs.preprocessing(config)
-  channels = len(preprocessing.mean)
+  params = states.abstract_params(module, len(preprocessing.mean))
+  rules = optim.plan(params, config.optim, config.norm.freeze)
   recipe = step.Recipe(
     module=module,
-    tx=optim.optimizer(config, states.abstract_params(module, channels)),
+    tx=optim.optimizer(config, params),
     preprocessing=preprocessing,
     loss=config.train.loss,
     label_smoothing=config.train.label_smoothing,
     accumulate=config.train.accumulate,
     ema=config.train.ema,
     seed=config.seed,
+    frozen=frozenset(n for n, rule in rules.items() if not rule.learns),
   )
   record = Record(
     model=zoo.to_fields(module),
@@ -176,14 +173,20 @@ def _steps(
     run.recipe.module, run.recipe.preprocessing, run.record.scores, run.mesh
   )
   start = int(state.step)
-  meter = Meter(run, log, bar)
+  meter = Meter(
+    log,
+    bar,
+    rate=optim.learning_rate(config),
+    batch=config.train.batch,
+    every=config.log.every,
+  )
   evaluated: dict[str, float] = {}
   with contextlib.closing(_batches(run, start, meter)) as batches:
     for done, batch in enumerate(batches, start + 1):
       state, metrics = train_step(state, batch)
       meter.add(done, metrics)
-      evaluates = done == last or _falls_on(done, config.eval.every)
-      saves = done == last or _falls_on(done, config.checkpoint.every)
+      evaluates = done == last or falls_on(done, config.eval.every)
+      saves = done == last or falls_on(done, config.checkpoint.every)
       if evaluates or saves:
         meter.line()  # waits: a loss that is not finite ends here, unsaved
       if evaluates:
@@ -193,10 +196,6 @@ def _steps(
       if evaluates or saves:
         meter.restart()
   return {k: v for k, v in evaluated.items() if k != "step"}
-
-
-def _falls_on(step: int, every: int) -> bool:
-  return every > 0 and step % every == 0
 
 
 def _batches(
@@ -221,100 +220,6 @@ def _batches(
     for batch in meter.timed(rows):
       kept = {name: batch[name] for name in ("clips", "labels")}
       yield sharding.put(kept, run.mesh)
-
-
-class Meter:
-  """Collects the steps' metrics without holding the device up.
-
-  A line is the mean over the steps since the last one. It is written every
-  `log.every` steps, and by `line` before an evaluation or a checkpoint, so
-  that a run that goes on from a checkpoint writes the lines that it would
-  have written undisturbed.
-
-  Attributes:
-    waited: seconds that the loop waited for data since the clock started.
-  """
-
-  def __init__(self, run: Run, log: logs.Logs, bar: Bar) -> None:
-    self._run, self._log, self._bar = run, log, bar
-    self._rate = optim.learning_rate(run.config)
-    self._pending: collections.deque[tuple[int, Any]] = collections.deque()
-    self._seen: list[dict[str, float]] = []
-    self._step: int | None = None  # the last one settled
-    self.restart()
-
-  def restart(self) -> None:
-    """Starts the clock again, after work that is not training."""
-    self.waited, self._began = 0.0, time.monotonic()
-    self._steps = 0
-
-  def timed(self, rows: Iterator[Any]) -> Iterator[Any]:
-    """Passes batches on and adds up how long each was waited for."""
-    while True:
-      began = time.monotonic()
-      batch = next(rows, None)
-      self.waited += time.monotonic() - began
-      if batch is None:
-        return
-      yield batch
-
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of a step that may still be running.
-
-    Raises:
-      NonFiniteLossError: if those of this step or of one before are not finite.
-    """
-    self._pending.append((step, metrics))
-    while len(self._pending) > _IN_FLIGHT:
-      self._settle()
-
-  def line(self) -> None:
-    """Waits for all steps and writes a line of those not yet in one."""
-    while self._pending:
-      self._settle()
-    if self._seen:
-      self._line()
-
-  def _settle(self) -> None:
-    step, metrics = self._pending.popleft()
-    values = {name: float(value) for name, value in metrics.items()}
-    for name, what in (("loss", "loss"), ("gradient_norm", "gradient")):
-      if not math.isfinite(values[name]):
-        raise NonFiniteLossError(
-          f"the {what} of step {step} is {values[name]}: training stopped; "
-          "checkpoints of earlier steps are whole. Lower "
-          "optim.learning_rate, or set optim.clip_norm or optim.warmup"
-        )
-    self._seen.append(values)
-    self._steps += 1
-    first, self._step = self._step is None, step
-    if _falls_on(step, self._run.config.log.every):
-      self._line()
-    elif first:
-      self.restart()  # the first step compiled
-
-  def _line(self) -> None:
-    step = self._step
-    assert step is not None
-    seconds = max(time.monotonic() - self._began, 1e-9)
-    names = self._seen[0]
-    mean = {n: float(np.mean([m[n] for m in self._seen])) for n in names}
-    batch = self._run.config.train.batch
-    mean |= {
-      "learning_rate": float(self._rate(step - 1)),
-      "clips_per_second": self._steps * batch / seconds,
-      "data_wait": self.waited / seconds,
-    }
-    self._log.write(step, "train", mean)
-    numbers = {
-      "loss": f"{mean['loss']:.4f}",
-      "clip hit@1": f"{100 * mean['accuracy']:.1f}",
-      "clips/s": f"{mean['clips_per_second']:.1f}",
-      "waiting for data": f"{100 * mean['data_wait']:.0f}%",
-    }
-    self._bar.update(step, numbers)
-    self._seen = []
-    self.restart()
 
 
 def _evaluate(

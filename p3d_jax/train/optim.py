@@ -122,7 +122,8 @@ def optimizer(config: ConfigDict, params: Any) -> optax.GradientTransformation:
     steps.append(optax.clip_by_global_norm(optim.clip_norm))
   decay = optax.add_decayed_weights(optim.weight_decay, mask=decays)
   if optim.name == "sgd":
-    # Caffe's: the decay goes through the momentum.
+    # As in Caffe the decay goes through the momentum; the rate does not, so
+    # that the step after a decay of the rate is not the last one's size.
     steps += [decay, optax.trace(optim.momentum, nesterov=optim.nesterov)]
   else:
     steps += [optax.scale_by_adam(b1=optim.b1, b2=optim.b2), decay]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -33,10 +35,32 @@ class Scorer:
     self.mesh = mesh
     self._step = step.jit_eval_step(module, preprocessing, scores, mesh)
 
+  def place(self, variables: Any) -> Any:
+    """Puts variables on all devices, once for many calls of `clips`."""
+    return jax.device_put(variables, sharding.replicated(self.mesh))
+
   def clips(self, variables: Any, clips: np.ndarray) -> np.ndarray:
-    """Scores uint8 (videos, clips, time, height, width, channels)."""
+    """Scores clips.
+
+    Args:
+      variables: of the network, as `place` returns them.
+      clips: uint8 (videos, clips, time, height, width, channels).
+
+    Returns:
+      (videos, clips, classes), each in 0..1.
+
+    Raises:
+      ArithmeticError: a score is not a number. (It would be taken for a vote
+        for the first class.)
+    """
     batch = sharding.put({"clips": clips}, self.mesh)
-    return np.asarray(self._step(variables, batch["clips"]))
+    scores = np.asarray(self._step(variables, batch["clips"]))
+    if not np.isfinite(scores).all():
+      raise ArithmeticError(
+        "the network's scores are not finite: its variables are not, or its "
+        "dtype is too narrow for them"
+      )
+    return scores
 
   def videos(
     self,
@@ -59,7 +83,12 @@ class Scorer:
       workers: processes that decode; 0: threads of this one.
       threads: that decode, in each process.
       progress: called with the number of videos done.
+
+    Raises:
+      ArithmeticError: a score is not a number.
+      VideoError: a video cannot be read; the line names it.
     """
+    variables = self.place(variables)
     found: dict[int, np.ndarray] = {}
     labels: dict[int, np.ndarray] = {}
     batches = pipeline.eval_batches(
@@ -70,13 +99,14 @@ class Scorer:
       workers=workers,
       threads=threads,
     )
-    for rows in batches:
-      scores = self.clips(variables, rows["clips"])
-      for i, video in enumerate(rows["video"]):
-        if video >= 0:  # the last batch is padded
-          found[int(video)] = scores[i]
-          labels[int(video)] = rows["labels"][i]
-      progress(len(found))
+    with contextlib.closing(batches):
+      for rows in batches:
+        scores = self.clips(variables, rows["clips"])
+        for i, video in enumerate(rows["video"]):
+          if video >= 0:  # the last batch is padded
+            found[int(video)] = scores[i]
+            labels[int(video)] = rows["labels"][i]
+        progress(len(found))
     order = sorted(found)
     return Scores(
       index=np.asarray(order),

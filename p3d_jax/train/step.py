@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from p3d_jax.checkpoint import tree
 from p3d_jax.models.p3d import P3D
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.train import sharding
@@ -41,6 +42,8 @@ class Recipe:
     accumulate: parts that the batch is computed in, one after the other.
     ema: decay of the averaged parameters; 0 keeps none.
     seed: of dropout.
+    frozen: names of parameters that do not learn; their gradients are not in
+      the norm that is reported, and so need not be computed.
   """
 
   module: P3D
@@ -51,6 +54,7 @@ class Recipe:
   accumulate: int = 1
   ema: float = 0.0
   seed: int = 0
+  frozen: frozenset[str] = frozenset()
 
 
 def multi_hot(labels: Array, num_classes: int) -> Array:
@@ -109,7 +113,12 @@ def train_step(
     grads, stats, metrics = _accumulated(recipe, state, clips, labels, key)
   updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  metrics["gradient_norm"] = optax.tree.norm(grads)
+  learning = [
+    leaf
+    for name, leaf in tree.flatten(grads).items()
+    if name not in recipe.frozen
+  ]
+  metrics["gradient_norm"] = optax.tree.norm(learning)
   ema = state.ema
   if recipe.ema:
     ema = optax.incremental_update(params, ema, 1 - recipe.ema)

@@ -216,6 +216,8 @@ def test_find(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
   assert model.find(run, "best").name == "12"  # the later of the best
   assert model.find(run, 2).name == "2"
   assert model.find(root / "10").name == "10"
+  with pytest.raises(model.CheckpointError, match="step is 'best', but"):
+    model.find(root / "10", "best")
   with pytest.raises(model.CheckpointError, match=r"step 3: .*2, 10, 12, 14"):
     model.find(run, 3)
   with pytest.raises(model.CheckpointError, match="no checkpoint and no work"):

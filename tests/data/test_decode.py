@@ -9,7 +9,13 @@ import pytest
 from video_files import encode_video, number_of, numbered
 
 from p3d_jax.data import decode
-from p3d_jax.data.decode import VideoError, probe, read_clips, read_frames
+from p3d_jax.data.decode import (
+  Video,
+  VideoError,
+  probe,
+  read_clips,
+  read_frames,
+)
 from p3d_jax.preprocess import Preprocessing
 
 FRAMES = numbered(70)
@@ -193,9 +199,39 @@ def test_resizing_while_decoding_is_resizing_after() -> None:
   two = record.preprocess(read_frames(encoded))
   assert np.abs(one - two).mean() < 0.3
   assert np.abs(one - two).max() < 12
-  # And what predict and evaluate read is what preprocess gives.
-  clips = read_clips(encoded, record, 1)
-  assert np.array_equal(record.normalize(clips[0]), one)
+  # And what read_clips gives is the same frames.
+  assert np.array_equal(read_clips(encoded, record, 1)[0], during)
+
+
+@pytest.mark.parametrize(
+  ("resize", "shown"),
+  [(40, (40, 60)), ((48, 50), (48, 50)), (None, (64, 96))],
+)
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_preprocess_of_read_clips_is_what_evaluation_feeds(
+  resize: Any, shown: tuple[int, int], rotation: int
+) -> None:
+  """To the bit: a second resize or crop would not be."""
+  rng = np.random.default_rng(3)
+  noise = rng.integers(0, 256, (30, 16, 24, 3)).astype(np.uint8)
+  encoded = encode_video(
+    np.kron(noise, np.ones((1, 4, 4, 1), np.uint8)),
+    setup=lambda s: s.set_display_rotation(rotation),
+  )
+  if rotation:
+    shown = shown if isinstance(resize, tuple) else shown[::-1]
+  record = Preprocessing(
+    frames=4, resize=resize, crop=(36, 33), channels="BGR",
+    mean=(104.0, 117.0, 123.0), std=(2.0, 3.0, 4.0),
+  )  # fmt: skip
+  clips = read_clips(encoded, record, 3)
+  assert clips.shape == (3, 4, *shown, 3)
+  assert clips.dtype == np.uint8
+  video = Video(encoded)
+  cropped = video.read_clips(video.clip_indices(record, 3), record)
+  assert cropped.shape == (3, 4, 36, 33, 3)
+  given = record.preprocess(clips)
+  assert np.array_equal(given, record.normalize(cropped))
 
 
 @pytest.mark.parametrize(("space", "code"), [("ITU709", 1), ("ITU601", 5)])
@@ -232,7 +268,7 @@ RECORD = Preprocessing(frames=8, stride=2, resize=32, crop=24)
 
 def test_read_clips() -> None:
   clips = read_clips(encode_video(FRAMES), RECORD, 3)
-  assert clips.shape == (3, 8, 24, 24, 3)
+  assert clips.shape == (3, 8, 32, 48, 3)
   assert clips.dtype == np.uint8
   whole = Preprocessing(frames=8, stride=2, resize=None, crop=(64, 96))
   clips = read_clips(encode_video(FRAMES), whole, 3)
@@ -259,8 +295,44 @@ def test_read_clips_resamples() -> None:
 
 def test_frames_smaller_than_the_crop_is_one_line() -> None:
   record = Preprocessing(frames=4, resize=None, crop=80)
+  encoded = encode_video(FRAMES[:4])
   with pytest.raises(VideoError, match="64x96 pixels.*80x80: give `resize`"):
-    read_clips(encode_video(FRAMES[:4]), record, 1)
+    Video(encoded).read_clips(np.arange(4)[None], record)
+  with pytest.raises(ValueError, match="64x96 pixels.*80x80: give `resize`"):
+    record.preprocess(read_clips(encoded, record, 1))
+
+
+@pytest.mark.parametrize("kind", ["video", "sound", "text"])
+def test_remote_files_are_closed(
+  kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  content = {
+    "video": encode_video(FRAMES[:4]), "sound": sound_only(), "text": b"hello",
+  }[kind]  # fmt: skip
+  opened: list[io.BytesIO] = []
+
+  class Remote:
+    def __init__(self, path: str):
+      assert path == "bucket://a/b.mp4"
+
+    def exists(self) -> bool:
+      return True
+
+    def is_dir(self) -> bool:
+      return False
+
+    def open(self, mode: str) -> io.BytesIO:
+      opened.append(io.BytesIO(content))
+      return opened[-1]
+
+  monkeypatch.setattr(decode.epath, "Path", Remote)
+  if kind == "video":
+    assert len(read_frames("bucket://a/b.mp4")) == 4
+  else:
+    with pytest.raises(VideoError, match="bucket://a/b.mp4: "):
+      read_frames("bucket://a/b.mp4")
+  assert opened
+  assert all(file.closed for file in opened)
 
 
 def test_sound_does_not_matter() -> None:

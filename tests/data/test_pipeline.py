@@ -1,6 +1,7 @@
 import copy
 import dataclasses
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ STEPS = 6
 Batches = list[dict[str, np.ndarray]]
 
 
-def train(videos: Any, **more: Any) -> Iterator[dict[str, np.ndarray]]:
+def train(
+  videos: Any, **more: Any
+) -> Generator[dict[str, np.ndarray], None, None]:
   arguments = {"batch": BATCH, "seed": 5, "start_step": 0, "stop_step": STEPS}
   return train_batches(videos, RECORD, AUGMENT, **{**arguments, **more})
 
@@ -99,6 +102,7 @@ class Numbered:
 
   flip_labels: tuple[int, ...] | None = None
   max_labels = 3
+  label_names = tuple("abcdefghijk")
 
   def __init__(self, count: int = 10):
     self.videos = [
@@ -260,6 +264,55 @@ def test_a_damaged_video_is_named(reads: str) -> None:
   )
   with pytest.raises(VideoError, match="film 2.*Invalid data"):
     list(batches)
+
+
+class Labelled(Numbered):
+  flip_labels = tuple(range(11))
+  labels = [0]
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return {**super().__getitem__(index), "labels": np.array(self.labels)}
+
+
+@pytest.mark.parametrize("reads", ["train", "eval"])
+@pytest.mark.parametrize(
+  ("labels", "message"),
+  [
+    ([0, 11], r"label 11 must be within 0\.\.10, the set has 11 classes"),
+    ([-1], r"label -1 must be within 0\.\.10, the set has 11 classes"),
+    ([0, 1, 2, 3], "4 labels, the set declares max_labels=3"),
+  ],
+)
+def test_labels_that_the_set_does_not_have(
+  labels: list[int], message: str, reads: str
+) -> None:
+  videos: Any = Labelled(1)
+  videos.labels = labels
+  flip = Augment(flip=True)
+  batches = (
+    train_batches(
+      videos, WHOLE, flip, batch=1, seed=0, start_step=0, stop_step=1
+    )
+    if reads == "train"
+    else eval_batches(videos, WHOLE, clips=1, batch=1)
+  )
+  with pytest.raises(ValueError, match=f"record 'film 0': {message}"):
+    next(batches)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_closing_ends_the_reading(workers: int, train_set: VideoSet) -> None:
+  before = set(multiprocessing.active_children())
+  batches = train(train_set, workers=workers)
+  next(batches)
+  batches.close()
+  assert list(batches) == []
+  for process in set(multiprocessing.active_children()) - before:
+    process.join(timeout=60)
+    assert not process.is_alive()
+  for unread in (train(train_set), train(train_set, start_step=STEPS)):
+    unread.close()
+    assert list(unread) == []
 
 
 @pytest.mark.parametrize(

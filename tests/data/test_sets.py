@@ -1,5 +1,7 @@
+import json
 import pathlib
 import pickle
+import shutil
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,19 @@ def test_index_out_of_range(train_set: VideoSet) -> None:
     with pytest.raises(IndexError, match="has 24 records"):
       train_set[index]
   assert train_set[np.int64(3)]["id"] == train_set[3]["id"]
+
+
+@pytest.mark.parametrize("flip", [[0] * 7, [0] * 9, [0] * 7 + [8], [-1] * 8])
+def test_a_mirror_of_other_labels_is_refused(
+  flip: list[int], built: Any, tmp_path: pathlib.Path
+) -> None:
+  folder = tmp_path / "set" / "1.0.0"
+  shutil.copytree(built, folder)
+  file = folder / "metadata.json"
+  metadata = json.loads(file.read_text())
+  file.write_text(json.dumps({**metadata, "flip_labels": flip}))
+  with pytest.raises(ValueError, match=r"flip_labels=.*one label, 0\.\.7, for"):
+    open_set(folder, "train")
 
 
 def test_errors(built: Any, tmp_path: pathlib.Path) -> None:

@@ -1,7 +1,10 @@
 """Evaluation against a plain loop over the videos."""
 
+import dataclasses
 import json
+import os
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,7 +12,10 @@ import pytest
 
 import p3d_jax
 from p3d_jax.data.sets import open_set
-from p3d_jax.evaluate.evaluate import evaluate, report
+from p3d_jax.evaluate.evaluate import default_out, evaluate, report
+from p3d_jax.evaluate.predict import Predictor
+from p3d_jax.train import sharding
+from p3d_jax.train.score import Scorer
 from tests import small
 
 
@@ -25,7 +31,7 @@ def test_it_is_a_plain_loop_over_the_videos(tmp_path: pathlib.Path) -> None:
   for k in range(len(videos)):
     label = int(videos[k]["labels"][0])
     clips = p3d_jax.read_clips(videos[k]["video"], record.preprocessing, 3)
-    logits = apply(variables, record.preprocessing.normalize(clips))
+    logits = apply(variables, record.preprocess(clips))
     scores = np.asarray(jax.nn.softmax(logits), np.float64)
     clip_hits += [int(np.argmax(row)) == label for row in scores]
     ranked = np.argsort(-scores.mean(0), kind="stable")
@@ -68,6 +74,85 @@ def test_other_splits_steps_and_mistakes(tmp_path: pathlib.Path) -> None:
     evaluate(workdir, step=3)
   with pytest.raises(ValueError, match="no checkpoint and no workdir"):
     evaluate(tmp_path)
+
+
+def test_the_default_place_of_the_result(tmp_path: pathlib.Path) -> None:
+  run = small.trained()
+  assert default_out(run) == run / "evaluation-4-test.json"
+  assert default_out(str(run), 2, "train") == run / "evaluation-2-train.json"
+  best = default_out(run, "best", "train[:10%]+test")
+  assert best is not None
+  assert best.parent == run
+  assert best.name in {f"evaluation-{n}-train__10__+test.json" for n in (2, 4)}
+  assert default_out(run / "checkpoints" / "2") is None
+  module = small.network()
+  p3d_jax.save(tmp_path / "x", small.variables(module), small.record(module))
+  assert default_out(tmp_path / "x") is None
+  with pytest.raises(ValueError, match="no step 3"):
+    default_out(run, 3)
+
+
+def test_a_result_that_cannot_be_written_is_said_first(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Before the checkpoint, which is not there either, is looked for."""
+  for out, message in (
+    (tmp_path, "it is a folder, not a file"),
+    (tmp_path / "none" / "x.json", "there is no such folder"),
+  ):
+    with pytest.raises(ValueError, match=f"^out='{out}': {message}"):
+      evaluate(tmp_path / "missing", out=out)
+  # The tests may run as root, who may write everywhere.
+  monkeypatch.setattr(os, "access", lambda path, mode: False)
+  with pytest.raises(ValueError, match=r"^out=.*cannot be written to"):
+    evaluate(tmp_path / "missing", out=tmp_path / "x.json")
+
+
+def test_a_set_that_moved(tmp_path: pathlib.Path) -> None:
+  module, variables, record = p3d_jax.load(small.trained())
+  gone = {**record.provenance, "data": str(tmp_path / "gone")}
+  moved = dataclasses.replace(record, provenance=gone)
+  p3d_jax.save(tmp_path / "x", variables, moved)
+  with pytest.raises(ValueError, match=r"gone, and no built .* with --data$"):
+    evaluate(tmp_path / "x")
+  result = evaluate(tmp_path / "x", data=small.dataset(), clips=1)
+  assert result["split"] == "test"
+
+
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_scores_that_are_not_numbers_are_no_result(
+  scores: str, tmp_path: pathlib.Path
+) -> None:
+  _, variables, record = p3d_jax.load(small.trained())
+  bad = jax.tree.map(lambda x: x * np.nan, variables)
+  record = dataclasses.replace(record, scores=scores)
+  p3d_jax.save(tmp_path / "x", bad, record)
+  with pytest.raises(ArithmeticError, match="^[^\n]*not finite[^\n]*$"):
+    evaluate(tmp_path / "x", data=small.dataset(), split="test", clips=1)
+  (path,) = list(small.footage().glob("film 0.mp4"))
+  with pytest.raises(ArithmeticError, match="not finite"):
+    Predictor(tmp_path / "x").predict(path, clips=1)
+
+
+def test_variables_cross_to_the_devices_once() -> None:
+  module, variables, record = p3d_jax.load(small.trained())
+  mesh = sharding.mesh()
+  scorer = Scorer(module, record.preprocessing, record.scores, mesh)
+  seen: list[list[jax.Array]] = []
+  step = scorer._step
+
+  def spy(variables: Any, clips: jax.Array) -> jax.Array:
+    seen.append(jax.tree.leaves(variables))
+    return step(variables, clips)
+
+  scorer._step = spy
+  videos = open_set(small.dataset(), "test")
+  host = jax.tree.map(np.asarray, variables)
+  scorer.videos(host, videos, clips=1, batch=4)
+  assert len(seen) == 3
+  for leaves in seen:
+    assert all(x is y for x, y in zip(leaves, seen[0], strict=True))
+    assert all(x.sharding == sharding.replicated(mesh) for x in leaves)
 
 
 def test_a_set_of_other_classes_is_refused(tmp_path: pathlib.Path) -> None:

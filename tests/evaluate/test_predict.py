@@ -51,8 +51,7 @@ def test_the_scores_are_those_of_ten_lines_of_python(
   got = predictor.predict(path, clips=5)
   module, variables, record = p3d_jax.load(small.trained())
   clips = p3d_jax.read_clips(path, record.preprocessing, 5)
-  # Of the size of the crop they are neither resized nor cut again.
-  logits = module.apply(variables, record.preprocessing.normalize(clips))
+  logits = module.apply(variables, record.preprocess(clips))
   expected = np.asarray(jax.nn.softmax(logits))
   assert got.scores is not None
   assert got.times is not None
@@ -78,7 +77,7 @@ def test_record_preprocess_does_it_from_whole_frames(
   frames = p3d_jax.read_frames(path)
   record = predictor.record
   ours = record.preprocess(frames)
-  theirs = record.preprocessing.normalize(
+  theirs = record.preprocess(
     p3d_jax.read_clips(path, record.preprocessing, 1)[0]
   )
   assert ours.shape == theirs.shape == (4, 32, 32, 3)
@@ -89,7 +88,7 @@ def test_record_preprocess_does_it_from_whole_frames(
   clips = p3d_jax.read_clips(path, record.preprocessing, 1)[0]
   np.testing.assert_array_equal(
     record.preprocess(p3d_jax.read_frames(path)),
-    record.preprocessing.normalize(clips),
+    record.preprocess(clips),
   )
 
 

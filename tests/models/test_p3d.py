@@ -8,6 +8,7 @@ import functools
 import pathlib
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -455,3 +456,31 @@ if __name__ == "__main__":
   GOLDEN.mkdir(exist_ok=True)
   for model in ("p3d63", "p3d199"):
     (GOLDEN / f"{model}.txt").write_text(tree_lines(model))
+
+
+def test_the_head_takes_initialiser_and_precision():
+  """The kernel is what was asked for, and so is the product of fc."""
+  module = zoo.build(
+    num_classes=5,
+    head_init=nn.initializers.constant(0.25),
+    precision="high",
+    stages=(1, 1, 1, 1),
+    width=8,
+  )
+  clips = jnp.ones((1, 1, 32, 32, 3))
+  variables = module.init(jax.random.key(0), clips)
+  assert (variables["params"]["head"]["fc"]["kernel"] == 0.25).all()
+
+  def of_fc(module):
+    (equation,) = [
+      e
+      for e in jax.make_jaxpr(p3d.Head(5, precision=module.precision).apply)(
+        {"params": variables["params"]["head"]}, jnp.ones((1, 256))
+      ).eqns
+      if e.primitive.name == "dot_general"
+    ]
+    return equation.params["precision"]
+
+  high, highest = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
+  assert of_fc(module) == (high, high)
+  assert of_fc(module.clone(precision=None)) == (highest, highest)

@@ -59,6 +59,9 @@ def test_three_cycles():
   """Three strings start again at each stage, and stop where it does."""
   laid = schedule.letters(("AB", "C", "SFA"), (3, 4, 2, 1))
   assert laid == ("ABA", "CCCC", "SF", "S")
+  assert schedule.letters("AB,C,SFA", (3, 4, 2, 1)) == laid
+  with pytest.raises(ValueError, match="one string, or three"):
+    schedule.letters("AB,C", (3, 4, 2, 1))
   assert schedule.letters(["A", "A", "A"], (1, 1, 1, 2)) == (
     "A",
     "A",

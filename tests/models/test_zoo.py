@@ -2,6 +2,7 @@
 
 import json
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -87,11 +88,26 @@ def test_recorded_fields_are_all_that_changes_the_numbers():
   """The rest is about training or speed, or is injected code."""
   not_recorded = {
     "norm_group", "freeze_norm", "precision", "remat",
-    "kernel_init", "temporal_init", "norm", "activation",
+    "kernel_init", "temporal_init", "head_init", "norm", "activation",
     "parent", "name",
   }  # fmt: skip
   fields = set(p3d.P3D.__dataclass_fields__)
   assert fields == not_recorded | set(zoo.RECORDED)
+
+
+@pytest.mark.parametrize("field", ["activation", "norm"])
+def test_injected_code_is_not_recorded(field):
+  code = {"activation": nn.gelu, "norm": nn.BatchNorm}[field]
+  module = zoo.build(num_classes=7, **SLIM, **{field: code})
+  with pytest.raises(ValueError, match=f"{field} is .*cannot record code"):
+    zoo.to_fields(module)
+
+
+def test_lists_are_taken_as_tuples():
+  made = zoo.build(num_classes=7, width=8, stages=[1, 1, 1, 1],
+                   schedule=["A", "B", "C"])  # fmt: skip
+  hash(made)  # as jit and remat need it
+  assert (made.stages, made.schedule) == ((1, 1, 1, 1), ("A", "B", "C"))
 
 
 def test_from_fields_is_strict():
@@ -118,9 +134,9 @@ BAD = [
   ({"dropout": 1.0}, r"dropout is 1.0.*\[0, 1\)"),
   ({"norm_momentum": -0.1}, r"norm_momentum is -0.1.*\[0, 1\)"),
   ({"norm_epsilon": 0.0}, "norm_epsilon is 0.0.*positive"),
-  ({"dtype": jnp.float16}, "dtype is .*float16.*float32 or bfloat16"),
-  ({"dtype": "bf16"}, "dtype is 'bf16'.*float32 or bfloat16"),
-  ({"dtype": None}, "dtype is None.*float32 or bfloat16"),
+  ({"dtype": jnp.float16}, "dtype is .*float16.*float32, bfloat16"),
+  ({"dtype": "bf16"}, "dtype is 'bf16'.*float32, bfloat16"),
+  ({"dtype": None}, "dtype is None.*float32, bfloat16"),
 ]
 
 

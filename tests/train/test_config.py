@@ -151,7 +151,7 @@ def test_what_the_flags_mean(tmp_path: pathlib.Path) -> None:
     "0.25",
   )
   module = configs.network(config, 5)
-  assert module.schedule == ("A", "BC", "S")
+  assert module.schedule == "A,BC,S"
   assert (module.num_classes, module.stages) == (5, (1, 2, 1, 1))
   assert configs.preprocessing(config).resize == 40
   augment = configs.augmentation(config)

@@ -14,6 +14,7 @@ from p3d_jax.data.sets import open_set
 from p3d_jax.train import config as configs
 from p3d_jax.train import logs, loop, optim, sharding, step
 from p3d_jax.train import state as states
+from p3d_jax.train.meter import NonFiniteLossError
 from p3d_jax.train.metrics import hits
 from tests import small
 
@@ -57,7 +58,7 @@ def test_the_evaluation_is_that_of_the_saved_variables() -> None:
   clip_hits, video_scores, labels = [], [], []
   for k in range(len(videos)):
     clips = p3d_jax.read_clips(videos[k]["video"], record.preprocessing, 2)
-    logits = module.apply(variables, record.preprocessing.normalize(clips))
+    logits = module.apply(variables, record.preprocess(clips))
     scores = np.asarray(jax.nn.softmax(logits))
     label = videos[k]["labels"][0]
     clip_hits += [int(row.argmax()) == label for row in scores]
@@ -113,7 +114,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     train={"steps": 20}, eval={"every": 0}, checkpoint={"every": 1}
   )
   word = {"loss": "loss", "gradient_norm": "gradient"}[what]
-  with pytest.raises(loop.NonFiniteLossError, match=f"{word} of step 3 is nan"):
+  with pytest.raises(NonFiniteLossError, match=f"{word} of step 3 is nan"):
     loop.train(made, tmp_path / "run")
   assert taken[-1] == 3  # checkpoints wait, so no step more was taken
   steps = sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir())
@@ -131,7 +132,7 @@ def test_the_exact_step_is_named_without_checkpoints(
     eval={"every": 0},
     checkpoint={"every": 100},
   )
-  with pytest.raises(loop.NonFiniteLossError) as caught:
+  with pytest.raises(NonFiniteLossError) as caught:
     loop.train(made, tmp_path / "run")
   named = int(str(caught.value).split("of step ")[1].split()[0])
   assert sorted(losses(tmp_path / "run")) == list(range(1, named))

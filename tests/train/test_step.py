@@ -140,6 +140,22 @@ def test_a_step_is_plain_gradient_descent() -> None:
   assert after.variables["params"] is after.ema
 
 
+def test_the_norm_is_of_what_learns() -> None:
+  """Half of the parameters frozen: the squares of both halves add up."""
+  names = set(tree.flatten(slim_state().params))
+  head = {name for name in names if name.startswith("Dense")}
+  assert head
+  assert names - head
+  whole, only_head, rest = (
+    float(slim_step({}, frozen=frozenset(frozen))[1]["gradient_norm"])
+    for frozen in ((), names - head, head)
+  )
+  assert min(only_head, rest) > 0
+  np.testing.assert_allclose(whole**2, only_head**2 + rest**2, rtol=1e-5)
+  none = slim_step({}, frozen=frozenset(names))[1]["gradient_norm"]
+  assert float(none) == 0
+
+
 def test_dropout_is_a_function_of_seed_and_step() -> None:
   def loss(seed: int, at: int) -> float:
     return float(slim_step({"dropout": 0.5}, at, seed=seed)[1]["loss"])

