@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from p3d_jax.evaluate.predict import Predictor
+from p3d_jax.models import count
 from p3d_jax.train import config_file
 from tests import small
 
@@ -119,3 +120,7 @@ def test_the_config_is_one(tmp_path: pathlib.Path) -> None:
   config = config_file.load(str(file), ["--config.train.batch=64"])
   assert config.train.batch == 64
   assert config.data.dir == "data"
+
+
+def test_the_table_of_models_is_what_is_counted() -> None:
+  assert count.table() in README
