@@ -70,7 +70,7 @@ def test_the_networks_are_built() -> None:
   assert names["logits"].shape == (1, 101)
   assert set(names["found"]) == {"res4", "pool5"}
   clips = jax.ShapeDtypeStruct((2, 16, 48, 48, 3), jnp.float32)
-  for name, shape in (("slim", (2, 8)), ("flow", (2, 2048))):
+  for name, shape in (("slim", (2, 8)), ("trunk", (2, 2048))):
     network = names[name]
     out, variables = jax.eval_shape(
       network.init_with_output, jax.random.key(0), clips
