@@ -47,12 +47,13 @@ class Bar:
     if self.console.is_terminal:
       self._bar = Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        # On 80 columns the numbers need the room.
+        BarColumn(bar_width=min(max(self.console.width - 78, 4), 24)),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
         # rich's own time left forgets what is older than 30 s: with slow steps
         # it never knows one.
         TextColumn("left {task.fields[left]}", markup=False),
+        TextColumn("{task.fields[note]}", markup=False),
         console=self.console,
       )
       self._task = self._bar.add_task(
@@ -88,7 +89,12 @@ class Bar:
     self._done = done
     note = "  ".join(f"{k} {v}" for k, v in (numbers or {}).items())
     if self._bar:
-      self._bar.update(self._task, completed=done, note=note, left=self._left())
+      self._bar.update(
+        self._task,
+        completed=done,
+        note=note.replace("  ", " "),  # a terminal may have 80 columns
+        left=self._left(),
+      )
     elif line:
       parts = [f"{self._title} {done}/{self._total}", note]
       parts.append(f"left {self._left()}")

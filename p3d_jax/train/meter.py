@@ -128,10 +128,10 @@ class Meter:
     }
     self._log.write(step, "train", mean)
     numbers = {
-      "loss": f"{mean['loss']:.4f}",
+      "loss": f"{mean['loss']:.3f}",
       "clip hit@1": f"{100 * mean['accuracy']:.1f}",
-      "clips/s": f"{mean['clips_per_second']:.1f}",
-      "waiting for data": f"{100 * mean['data_wait']:.0f}%",
+      "clips/s": f"{mean['clips_per_second']:.3g}",
+      "wait": f"{100 * mean['data_wait']:.0f}%",
     }
     self._bar.update(step, numbers)
     self._seen = []
