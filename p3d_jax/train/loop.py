@@ -110,6 +110,8 @@ def prepare(
   mesh = sharding.mesh(devices)
   config_check.check(config, mesh.size)
   directory = epath.Path(workdir).expanduser().absolute()
+  if directory.exists() and not directory.is_dir():
+    raise ValueError(f"workdir is {directory}: it is a file, not a folder")
   logs.check_config(directory, config)
   data = epath.Path(config.data.dir).expanduser().absolute()
   train_videos = open_set(data, config.data.train_split)

@@ -50,6 +50,14 @@ def test_a_workdir_of_another_config_is_refused() -> None:
   assert sorted(workdir.rglob("*")) == files
 
 
+def test_a_workdir_that_is_a_file_is_refused(tmp_path: pathlib.Path) -> None:
+  file = tmp_path / "notes.txt"
+  file.write_text("kept")
+  with pytest.raises(ValueError, match="workdir is .*notes.txt: it is a file"):
+    loop.train(small.config(), file)
+  assert file.read_text() == "kept"
+
+
 def test_the_evaluation_is_that_of_the_saved_variables() -> None:
   """Video by video, in plain numpy, on what the checkpoint holds."""
   module, variables, record = p3d_jax.load(small.trained())
