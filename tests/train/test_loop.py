@@ -40,7 +40,9 @@ def test_a_finished_run_says_so(
   assert again == {k: v for k, v in last.items() if k not in ("step", "kind")}
 
 
-def test_a_workdir_of_another_config_is_refused() -> None:
+def test_a_workdir_that_is_not_this_run_s_is_refused(
+  tmp_path: pathlib.Path,
+) -> None:
   workdir = small.trained()
   files = sorted(workdir.rglob("*"))
   other = small.config()
@@ -48,13 +50,10 @@ def test_a_workdir_of_another_config_is_refused() -> None:
   with pytest.raises(ValueError, match=r"config\.seed was 0, is 1"):
     loop.train(other, workdir)
   assert sorted(workdir.rglob("*")) == files
-
-
-def test_a_workdir_that_is_a_file_is_refused(tmp_path: pathlib.Path) -> None:
   file = tmp_path / "notes.txt"
   file.write_text("kept")
   with pytest.raises(ValueError, match="workdir is .*notes.txt: it is a file"):
-    loop.train(small.config(), file)
+    loop.train(other, file)
   assert file.read_text() == "kept"
 
 
