@@ -158,14 +158,14 @@ def test_damaged_files_are_one_line(copy: pathlib.Path, how: str) -> None:
   elif how == "no metadata":
     (copy / "variables" / "_METADATA").unlink()
   else:
-    data = max(
-      (p for p in copy.rglob("*") if p.is_file()),
-      key=lambda p: p.stat().st_size,
-    )
-    content = bytearray(data.read_bytes())
-    middle = len(content) // 2
-    content[middle] ^= 255
-    data.write_bytes(content if how == "flipped" else content[:middle])
+    # All of them: some hold only what another file holds too.
+    files = [p for p in copy.glob("variables/**/d/*") if p.is_file()]
+    assert files
+    for file in files:
+      content = file.read_bytes()
+      flipped = bytes(255 - byte for byte in content)
+      damaged = flipped if how == "flipped" else content[: len(content) // 2]
+      file.write_bytes(damaged)
   with pytest.raises(model.CheckpointError) as caught:
     p3d_jax.load(copy)
   assert "\n" not in str(caught.value)
