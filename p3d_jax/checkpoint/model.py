@@ -5,6 +5,9 @@ A checkpoint is a folder with two parts, written together or not at all:
     model/model.json   the record below
     variables/         parameters and batch statistics, by Orbax
 
+and, where the numbers came from elsewhere, report/report.json: what became of
+each array of the source.
+
 A step of a training run is such a folder too (with `train/` beside them), so
 `load` takes a converted folder, a step or a whole workdir. Where a folder
 cannot be renamed (gs://), Orbax's commit_success.txt says that it is whole.
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -121,6 +124,7 @@ def handlers() -> dict[str, Any]:
     "model": ocp.JsonCheckpointHandler(filename="model.json"),
     "variables": ocp.StandardCheckpointHandler(),
     "train": ocp.StandardCheckpointHandler(),
+    "report": ocp.JsonCheckpointHandler(filename="report.json"),
   }
 
 
@@ -134,13 +138,19 @@ def parts(variables: Any, record: Record) -> dict[str, Any]:
   }
 
 
-def save(path: epath.PathLike, variables: Any, record: Record) -> None:
+def save(
+  path: epath.PathLike,
+  variables: Any,
+  record: Record,
+  report: Mapping[str, Any] | None = None,
+) -> None:
   """Writes a checkpoint folder; it appears whole or not at all.
 
   Args:
     path: of the folder, which must not exist; gs:// works too.
     variables: {"params": ..., "batch_stats": ...} of the network.
     record: what they are; its hash is computed here.
+    report: of a conversion, in JSON types; see `weights.merge.Report`.
 
   Raises:
     CheckpointError: if the folder exists, or the variables are not those of
@@ -150,10 +160,11 @@ def save(path: epath.PathLike, variables: Any, record: Record) -> None:
   if path.exists():
     raise CheckpointError(f"{path} exists: name a folder that does not")
   _check(variables, abstract_variables(record), path)
-  with _checkpointer() as checkpointer:
-    checkpointer.save(
-      path.absolute(), args=ocp.args.Composite(**parts(variables, record))
-    )
+  items = parts(variables, record)
+  if report is not None:
+    items["report"] = ocp.args.JsonSave(dict(report))
+  with _checkpointer(items) as checkpointer:
+    checkpointer.save(path.absolute(), args=ocp.args.Composite(**items))
 
 
 def load(
@@ -187,8 +198,9 @@ def _read(path: epath.Path, abstract: Any) -> Any:
   kinds = jax.tree.map(
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract
   )
+  # All items have a handler, or Orbax warns of those it leaves alone.
   handler = ocp.CompositeCheckpointHandler(
-    variables=ocp.PyTreeCheckpointHandler()
+    **(handlers() | {"variables": ocp.PyTreeCheckpointHandler()})
   )
   wanted = ocp.args.PyTreeRestore(item=abstract, restore_args=kinds)
   with ocp.Checkpointer(handler) as checkpointer:
@@ -226,6 +238,17 @@ def read_record(path: epath.Path) -> Record:
   except (ValueError, KeyError, TypeError) as error:
     raise CheckpointError(f"{file}: {error}") from error
   return record
+
+
+def read_report(path: epath.Path) -> dict[str, Any] | None:
+  """Reads report.json of a checkpoint folder, if it has one."""
+  file = path / "report" / "report.json"
+  if not file.exists():
+    return None
+  try:
+    return json.loads(file.read_text())
+  except ValueError as error:
+    raise CheckpointError(f"{file} is damaged: {error}") from error
 
 
 def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
@@ -285,12 +308,10 @@ def abstract_variables(record: Record) -> Any:
   return jax.eval_shape(module.init, jax.random.key(0), clips)
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _checkpointer(items: Iterable[str]) -> ocp.Checkpointer:
   kinds = handlers()
   return ocp.Checkpointer(
-    ocp.CompositeCheckpointHandler(
-      model=kinds["model"], variables=kinds["variables"]
-    )
+    ocp.CompositeCheckpointHandler(**{name: kinds[name] for name in items})
   )
 
 

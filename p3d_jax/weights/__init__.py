@@ -1,0 +1,1 @@
+"""Weights from elsewhere, in and out, each conversion proved or refused."""

@@ -1,0 +1,258 @@
+"""Opens a file of weights and says what it is, from its bytes and its names."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import tarfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from p3d_jax.weights import caffe, merge, names, torch
+from p3d_jax.weights.merge import WeightsError
+
+
+class Kind(NamedTuple):
+  """One sort of weights.
+
+  Attributes:
+    what: it is, for people.
+    naming: of its arrays.
+    marks: names that it has and no other kind has.
+    is_2d: whether it is a ResNet to inflate, or a P3D.
+    flavour: row of `zoo.FLAVOURS` that it was trained with, where that is known
+      of all such files.
+    preprocessing: row of PREPROCESSINGS, likewise.
+  """
+
+  what: str
+  naming: names.Naming
+  marks: tuple[str, ...]
+  is_2d: bool
+  flavour: str = ""
+  preprocessing: str = ""
+
+
+# The first whose marks a file has is its kind. timm's ResNets have the names of
+# torchvision's; nothing in a file tells the two apart, nor needs to.
+KINDS: dict[str, Kind] = {
+  "port": Kind(
+    "a checkpoint of the PyTorch P3D port",
+    names.PORT,
+    ("conv1_custom.weight",),
+    is_2d=False,
+  ),
+  "transformers": Kind(
+    "a ResNet of Hugging Face transformers",
+    names.TRANSFORMERS,
+    ("embedder.embedder.convolution.weight",),
+    is_2d=True,
+    flavour="torchvision",
+    preprocessing="torchvision",
+  ),
+  "torchvision": Kind(
+    "a ResNet of torchvision or timm",
+    names.TORCHVISION,
+    ("conv1.weight", "layer1.0.conv3.weight"),
+    is_2d=True,
+    flavour="torchvision",
+    preprocessing="torchvision",
+  ),
+  "caffe_p3d": Kind(
+    "the authors' P3D in Caffe",
+    names.CAFFE_P3D,
+    ("conv1/0", "res2a_branch2b_t/0"),
+    is_2d=False,
+    flavour="released",
+  ),
+  "caffe_resnet": Kind(
+    "a ResNet in Caffe",
+    names.CAFFE_RESNET,
+    ("conv1/0", "scale_conv1/0", "res3b1_branch2a/0"),
+    is_2d=True,
+    flavour="released",
+    preprocessing="caffe",
+  ),
+  "caffe_resnet50": Kind(
+    "a ResNet-50 in Caffe",
+    names.CAFFE_RESNET50,
+    ("conv1/0", "scale_conv1/0", "res3b_branch2a/0"),
+    is_2d=True,
+    flavour="released",
+    preprocessing="caffe",
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A file of weights, read.
+
+  Attributes:
+    path: of the file.
+    container: "caffe", "torch" or "safetensors".
+    kind: key of KINDS.
+    arrays: by name, as stored.
+    sha256: of the file.
+    config: of a config.json that stands beside a transformers file.
+  """
+
+  path: pathlib.Path
+  container: str
+  kind: str
+  arrays: Mapping[str, np.ndarray]
+  sha256: str
+  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def naming(self) -> names.Naming:
+    """Of its arrays."""
+    return KINDS[self.kind].naming
+
+  @property
+  def stages(self) -> tuple[int, ...]:
+    """Blocks of res2 to res5."""
+    return names.stages(self.naming, self.arrays)
+
+  @property
+  def head(self) -> Mapping[str, str]:
+    """The linear layer: "kernel" and "bias" -> array; empty of a trunk."""
+    return names.head(self.naming, self.arrays)
+
+  @property
+  def classes(self) -> int | None:
+    """Number of logits, or None of a trunk."""
+    head = self.head
+    if not head or head["bias"] not in self.arrays:
+      return None
+    return int(self.arrays[head["bias"]].size)
+
+  @property
+  def channels(self) -> int:
+    """Number of input channels."""
+    return int(self._conv1.shape[1])
+
+  @property
+  def width(self) -> int:
+    """Channels of conv1."""
+    return int(self._conv1.shape[0])
+
+  @property
+  def _conv1(self) -> np.ndarray:
+    name = names.array(self.naming, "params/stem/conv/kernel")
+    return self.arrays[name]
+
+  def provenance(self) -> dict[str, str]:
+    """Returns what a record says of it."""
+    return {
+      "name": self.path.name,
+      "kind": self.kind,
+      "container": self.container,
+      "sha256": self.sha256,
+    }
+
+
+READERS: dict[str, Callable[[pathlib.Path], dict[str, np.ndarray]]] = {
+  "torch": torch.read_torch,
+  "safetensors": torch.read_safetensors,
+  "caffe": caffe.read,
+}
+
+_HF_FILE, _HF_CONFIG, _HF_PREFIX = "model.safetensors", "config.json", "resnet."
+
+
+def read(path: str | os.PathLike[str]) -> Source:
+  """Opens a file of weights, or a folder of transformers.
+
+  Raises:
+    WeightsError: if it is not there, damaged, or of no known kind: then with
+      what it holds and what was expected.
+  """
+  path = pathlib.Path(path).expanduser()
+  if is_transformers(path):
+    path = path / _HF_FILE
+  if not path.is_file():
+    raise WeightsError(f"source is {str(path)!r}: there is no such file")
+  container = _container(path)
+  arrays = READERS[container](path)
+  arrays = {name.removeprefix(_HF_PREFIX): arrays[name] for name in arrays}
+  kind = _kind(path, arrays)
+  return Source(
+    path=path,
+    container=container,
+    kind=kind,
+    arrays={
+      name: array
+      if array.dtype.kind in "iu"
+      else merge.exact_float32(f"{path}: {name}", array)
+      for name, array in arrays.items()
+    },
+    sha256=_sha256(path),
+    config=_config(path) if kind == "transformers" else {},
+  )
+
+
+def is_transformers(path: epath.PathLike) -> bool:
+  """Whether a folder is one that transformers wrote."""
+  return (epath.Path(path) / _HF_FILE).exists()
+
+
+def _container(path: pathlib.Path) -> str:
+  """Which reader a file's first bytes ask for, whatever its name."""
+  with path.open("rb") as file:
+    head = file.read(9)
+  if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+    return "torch"  # a zip, or a pickle of the old format
+  if tarfile.is_tarfile(path):
+    return "torch"  # of 2017; PyTorch says that it does not open it
+  if head[8:9] == b"{":
+    return "safetensors"  # eight bytes of length, then JSON
+  if not head:
+    raise WeightsError(f"{path} is empty")
+  if path.suffix == ".caffemodel" or head[:1] in (b"\x0a", b"\x12", b"\xa2"):
+    return "caffe"  # a field of NetParameter: name, layers or layer
+  raise WeightsError(
+    f"{path} is no file of weights: it begins with {head!r}; it must be a "
+    "PyTorch file, .safetensors or .caffemodel"
+  )
+
+
+def _kind(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> str:
+  for name, kind in KINDS.items():
+    if all(mark in arrays for mark in kind.marks):
+      return name
+  held = [f"{name} {tuple(array.shape)}" for name, array in arrays.items()]
+  expected = "; ".join(
+    f"{kind.what} ({', '.join(kind.marks)})" for kind in KINDS.values()
+  )
+  more = f" and {len(held) - 6} more" if len(held) > 6 else ""
+  raise WeightsError(
+    f"{path} is of no known kind: it holds {', '.join(held[:6])}{more}; "
+    f"expected {expected}",
+    unknown=tuple(arrays),
+  )
+
+
+def _config(path: pathlib.Path) -> dict[str, Any]:
+  """Reads the config.json beside a file of transformers."""
+  file = path.with_name(_HF_CONFIG)
+  if not file.is_file():
+    return {}
+  try:
+    content = json.loads(file.read_text())
+  except ValueError as error:
+    raise WeightsError(f"{file} is damaged: {error}") from error
+  if not isinstance(content, dict):
+    raise WeightsError(f"{file} is damaged: it holds no object")
+  return content
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,138 @@
+"""What a file is, from its bytes and its names; and damaged ones."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from p3d_jax.weights import caffe, source
+from p3d_jax.weights.merge import WeightsError
+from tests.reference import caffe_file
+
+Layer = caffe_file.Layer
+
+
+def small_caffe(path, **options):
+  rng = np.random.default_rng(0)
+  kernel = rng.standard_normal((4, 3, 7, 7)).astype(np.float32)
+  layers = [
+    Layer("data", "Data", tops=("data", "label")),
+    Layer("conv1", "Convolution", [kernel], ["data"], ["conv1"]),
+    Layer("scale_conv1", "Scale", [kernel[:, 0, 0, 0]], ["conv1"], ["conv1"]),
+    Layer("res3b_branch2a", "Convolution", [kernel], ["conv1"], ["a"]),
+  ]
+  caffe_file.write(path, layers, **options)
+  return kernel
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {},
+    {"v1": True},
+    {"legacy_shape": True, "diffs": True},
+    {"double": True},
+  ],
+  ids=str,
+)
+def test_caffe_as_it_occurs(tmp_path, options):
+  """The suffix does not matter, the numbers come back to the bit."""
+  kernel = small_caffe(tmp_path / "net.bin", **options)
+  found = source.read(tmp_path / "net.bin")
+  assert (found.container, found.kind) == ("caffe", "caffe_resnet50")
+  np.testing.assert_array_equal(found.arrays["conv1/0"], kernel)
+  assert found.arrays["conv1/0"].dtype == np.float32
+  assert (found.width, found.channels) == (4, 3)
+
+
+def test_caffe_cut_short(tmp_path):
+  """Cut anywhere, a file cannot be parsed or lacks whole layers at its end."""
+  file = tmp_path / "a.caffemodel"
+  small_caffe(file)
+  whole = file.read_bytes()
+  names = list(source.read(file).arrays)
+  for end in range(1, len(whole) - 1, 10):
+    file.write_bytes(whole[:end])
+    found = caught(lambda: list(caffe.read(file)))
+    assert isinstance(found, WeightsError) or found == names[: len(found)]
+    assert found != names
+
+
+def caught(run):
+  try:
+    return run()
+  except WeightsError as error:
+    return error
+
+
+def test_caffe_with_a_wrong_shape(tmp_path):
+  file = tmp_path / "a.caffemodel"
+  small_caffe(file)
+  # conv1's shape (dims 4 3 7 7) with one number changed.
+  whole = file.read_bytes()
+  assert b"\x04\x03\x07\x07" in whole
+  file.write_bytes(whole.replace(b"\x04\x03\x07\x07", b"\x05\x03\x07\x07"))
+  with pytest.raises(WeightsError, match=r"conv1/0 is damaged: its shape \(5"):
+    source.read(file)
+
+
+def test_an_unknown_file_lists_what_it_holds(tmp_path):
+  arrays = {f"blocks.{i}.weight": np.ones((2, i + 1)) for i in range(9)}
+  safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+  with pytest.raises(WeightsError, match="is of no known kind") as caught:
+    source.read(tmp_path / "a.safetensors")
+  text = str(caught.value)
+  assert "blocks.0.weight (2, 1)" in text
+  assert "and 3 more" in text
+  for kind in source.KINDS.values():
+    assert kind.what in text
+
+
+@pytest.mark.parametrize(
+  ("content", "match"),
+  [
+    (b"", "is empty"),
+    (b"hello, world", "is no file of weights: it begins with b'hello"),
+    (b"\x0a\x03abc", "holds no blobs"),
+    (b"\x10\x00\x00\x00\x00\x00\x00\x00{", "is damaged"),
+    (b"PK\x03\x04 no zip", "is damaged|needs PyTorch"),
+  ],
+)
+def test_no_weights(tmp_path, content, match):
+  (tmp_path / "a").write_bytes(content)
+  with pytest.raises(WeightsError, match=match) as caught:
+    source.read(tmp_path / "a")
+  assert "\n" not in str(caught.value)
+
+
+def test_a_tar_of_2017_is_not_opened(tmp_path):
+  """PyTorch 0.1 wrote these; opening one is unpickling."""
+  with tarfile.open(tmp_path / "a.pth", "w") as file:
+    info = tarfile.TarInfo("storages")
+    info.size = 4
+    file.addfile(info, io.BytesIO(b"abcd"))
+  with pytest.raises(WeightsError, match="a.pth is|needs PyTorch"):
+    source.read(tmp_path / "a.pth")
+
+
+def test_no_file(tmp_path):
+  with pytest.raises(WeightsError, match="there is no such file"):
+    source.read(tmp_path / "a.pth")
+
+
+def test_half_precision_is_taken_as_it_is(tmp_path):
+  """Every float16 is a float32; not every float64 is."""
+  rng = np.random.default_rng(0)
+  names = source.KINDS["torchvision"].marks
+  halves = {n: rng.standard_normal((4, 3)).astype(np.float16) for n in names}
+  safetensors.numpy.save_file(halves, tmp_path / "a.safetensors")
+  found = source.read(tmp_path / "a.safetensors").arrays
+  for name, half in halves.items():
+    assert found[name].dtype == np.float32
+    np.testing.assert_array_equal(found[name], half)
+  thirds = {n: np.full(3, 1 / 3) for n in names}
+  safetensors.numpy.save_file(thirds, tmp_path / "b.safetensors")
+  with pytest.raises(WeightsError, match="float64, with numbers that float32"):
+    source.read(tmp_path / "b.safetensors")
