@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from p3d_jax.version import __version__
 
 if TYPE_CHECKING:
+  from p3d_jax.checkpoint.build import build
   from p3d_jax.checkpoint.model import Record, load, save
   from p3d_jax.data.decode import read_clips, read_frames
-  from p3d_jax.models.zoo import build
   from p3d_jax.preprocess import Preprocessing
 
 _HOMES = {
   "Preprocessing": "p3d_jax.preprocess",
   "Record": "p3d_jax.checkpoint.model",
-  "build": "p3d_jax.models.zoo",
+  "build": "p3d_jax.checkpoint.build",
   "load": "p3d_jax.checkpoint.model",
   "read_clips": "p3d_jax.data.decode",
   "read_frames": "p3d_jax.data.decode",

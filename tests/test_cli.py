@@ -2,6 +2,9 @@
 
 import json
 import pathlib
+import subprocess
+import sys
+from typing import Any
 
 import matplotlib.image
 import pytest
@@ -10,6 +13,7 @@ from ml_collections import ConfigDict
 import p3d_jax
 from p3d_jax import cli
 from p3d_jax.train.config import default
+from p3d_jax.weights.merge import Report
 from tests import small
 
 
@@ -89,7 +93,7 @@ def test_overrides_reach_the_run(tmp_path: pathlib.Path) -> None:
   assert again.returncode == 2
   assert len(again.stderr.splitlines()) == 1
   assert "another config: config." in again.stderr
-  shown = small.p3d_command("info", run)
+  shown = small.p3d_command("info", run, "--json")
   assert json.loads(shown.stdout)["model"]["width"] == 2
 
 
@@ -175,6 +179,29 @@ def test_predict_draws_a_timeline(
   assert "--timeline draws one video: 2" in capsys.readouterr().err
 
 
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+  """Of a run; --json is model.json. The words: checkpoint/test_describe.py."""
+  run = small.trained()
+  assert cli.main(["info", str(run)]) == 0
+  text = capsys.readouterr().out
+  # conv1, A, B and C of four layers, S of three, fc.
+  model = "stages 1, 1, 1, 1, width 4: 17 layers, 8 classes"
+  for line in (
+    f"checkpoint     {run}/checkpoints/4",
+    f"model          {model}",
+    "provenance     trained, step 4",
+  ):
+    assert line in text.splitlines()
+  assert f"p3d_jax {p3d_jax.__version__}" in text
+  for line in text.splitlines():
+    assert len(line) <= 80 or "/" in line  # paths are not cut
+  assert cli.main(["info", str(run), "--json", "--step=2"]) == 0
+  shown = json.loads(capsys.readouterr().out)
+  file = run / "checkpoints" / "2" / "model" / "model.json"
+  assert shown == json.loads(file.read_text())
+  assert shown["sha256"] not in text  # of another step
+
+
 def test_config_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
   assert cli.main(["config"]) == 0
   printed = capsys.readouterr().out
@@ -200,6 +227,101 @@ def test_a_timeline_without_a_folder(
   words = ["predict", "/not/there", "a.mp4", "--timeline=/not/there/a.png"]
   assert cli.main(words) == 2
   assert "--timeline is /not/there/a.png" in capsys.readouterr().err
+
+
+HELP = """
+import sys
+from p3d_jax import cli
+
+for verb in cli.VERBS:
+  try:
+    cli.main([verb, "--help"])
+  except SystemExit as stop:
+    assert stop.code == 0
+slow = {"jax", "numpy", "flax", "torch", "orbax"} & set(sys.modules)
+assert not slow, slow
+"""
+
+
+def test_help_is_there_at_once() -> None:
+  """No verb imports what it runs with before it runs."""
+  done = subprocess.run(
+    [sys.executable, "-c", HELP],
+    capture_output=True,
+    text=True,
+    env=small.environment(),
+  )
+  assert done.returncode == 0, done.stderr
+  for verb in ("inflate", "convert", "verify", "export"):
+    assert f"usage: p3d {verb}" in done.stdout
+
+
+@pytest.mark.parametrize(
+  ("words", "home", "given"),
+  [
+    (
+      ["inflate", "r50.pth", "--out=o"],
+      "inflate_file.inflate",
+      {
+        "model": None, "schedule": "ABC", "rule": "released", "exact": False,
+        "temporal_std": 0.01, "flow": False, "num_classes": None,
+        "labels": None, "reduce_stride": None, "preprocessing": None, "seed": 0,
+      },
+    ),
+    (
+      [
+        "inflate", "r50.pth", "--out=o", "--model=p3d63", "--schedule=A,BC,S",
+        "--rule=paper", "--exact", "--temporal-std=0.1", "--flow",
+        "--num-classes=7", "--labels=l.txt", "--reduce-stride=no",
+        "--preprocessing=port", "--seed=3",
+      ],
+      "inflate_file.inflate",
+      {
+        "model": "p3d63", "schedule": "A,BC,S", "rule": "paper", "exact": True,
+        "temporal_std": 0.1, "flow": True, "num_classes": 7, "labels": "l.txt",
+        "reduce_stride": False, "preprocessing": "port", "seed": 3,
+      },
+    ),
+    (
+      [
+        "convert", "p3d.pth", "--out=o", "--model=p3d199", "--schedule=ABC",
+        "--rule=port", "--stem-pool=padded", "--preprocessing=p.json",
+        "--labels=l.txt",
+      ],
+      "convert.convert",
+      {
+        "model": "p3d199", "schedule": "ABC", "rule": "port",
+        "stem_pool": "padded", "preprocessing": "p.json", "labels": "l.txt",
+      },
+    ),
+    (
+      ["convert", "p3d.pth", "--out=o"],
+      "convert.convert",
+      {
+        "model": None, "schedule": None, "rule": None, "stem_pool": None,
+        "preprocessing": None, "labels": None,
+      },
+    ),
+  ],
+)  # fmt: skip
+def test_words_reach_the_conversion(
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+  words: list[str],
+  home: str,
+  given: dict[str, Any],
+) -> None:
+  seen: list[Any] = []
+
+  def convert(*paths: str, **options: Any) -> Report:
+    seen.append((paths, options))
+    return Report(title="what was made")
+
+  monkeypatch.setattr(f"p3d_jax.weights.{home}", convert)
+  assert cli.main(words) == 0
+  assert seen == [((words[1], "o"), given)]
+  first, *_, last = capsys.readouterr().out.splitlines()
+  assert (first, last) == ("what was made", "o")
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ ALLOWED = {
   "models": set(),
   "data": {"preprocess", "files", "progress"},
   "checkpoint": {"models", "preprocess"},
-  "weights": {"models", "preprocess", "checkpoint"},
+  "weights": {"models", "preprocess", "checkpoint", "version"},
   "train": {"models", "preprocess", "checkpoint", "weights", "data", "version"},
 }
 ALLOWED["train"] |= {"files", "progress"}

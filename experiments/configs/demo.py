@@ -34,9 +34,10 @@ def get_config() -> ConfigDict:
 
   config.train.batch, config.train.steps = 32, 800
   config.optim.name, config.optim.weight_decay = "adamw", 0.05
-  config.optim.learning_rate = 0.004
+  config.optim.scratch_learning_rate = 0.004
   config.optim.schedule, config.optim.warmup = "cosine", 40
-  config.optim.multipliers = ()
+  # AdamW gives each layer steps of the same size, a fresh head's too.
+  config.optim.fresh_head_kernel = config.optim.fresh_head_bias = 1.0
 
   config.eval.every, config.eval.clips, config.eval.batch = 400, 4, 32
   config.checkpoint.every = 400

@@ -27,6 +27,13 @@ def default() -> ConfigDict:
   """Returns the P3D run of the paper's UCF101 study (Table 1)."""
   config = ConfigDict()
   config.seed = 0  # of the initialisation, the order, the crops and dropout
+  # Weights that a new run begins with at step 0: a converted or inflated
+  # folder, a workdir, or a step of one; "" begins with random ones. The head
+  # comes along if the names of the classes are those of the data. To go on
+  # with a run, give its --workdir again and leave this as it was.
+  # What belongs to the weights is theirs then: the network but its dropout,
+  # type and batch norms' training, and the pixels' channels, scale, mean, std.
+  config.init_from = ""
 
   config.model = model = ConfigDict()
   model.name = "p3d63"  # a row of models/zoo.py; P3D on ResNet-50
@@ -93,7 +100,11 @@ def default() -> ConfigDict:
 
   config.optim = optim = ConfigDict()
   optim.name = "sgd"  # or "adamw"
-  optim.learning_rate = 0.001  # UCF101 study; before the multipliers
+  # Before the multipliers; None takes the first of the next two for a run
+  # from random weights, the second for one from `init_from`.
+  optim.learning_rate = config_dict.placeholder(float)
+  optim.scratch_learning_rate = 0.01  # not stated
+  optim.init_learning_rate = 0.001  # UCF101 study, from ImageNet weights
   optim.schedule = "step"  # or "cosine", "constant"
   optim.decay_every = 3_000  # steps, of "step"
   optim.decay_factor = 0.1  # of "step"
@@ -105,8 +116,13 @@ def default() -> ConfigDict:
   optim.weight_decay = 5e-4  # not stated; never on batch norm and biases
   optim.clip_norm = 0.0  # largest norm of the gradient; 0 does not clip
   # (pattern, factor): regular expressions searched in names as
-  # "res3/block02/spatial/conv/kernel". These are the prototxts' of fc.
-  optim.multipliers = (("^head/fc/kernel", 10.0), ("^head/fc/bias", 20.0))
+  # "res3/block02/spatial/conv/kernel".
+  optim.multipliers = ()
+  # Besides, where fc begins fresh on weights of `init_from`: the prototxts'
+  # factors on the learning rate of its kernel and of its bias. From random
+  # weights, and with a head that came along, all layers learn alike.
+  optim.fresh_head_kernel = 10.0  # prototxts
+  optim.fresh_head_bias = 20.0  # prototxts
   optim.freeze = ()  # patterns of parameters that do not learn
 
   config.eval = evaluation = ConfigDict()

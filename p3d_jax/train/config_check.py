@@ -77,6 +77,10 @@ _BOUNDS: dict[str, tuple[float, float]] = {
   "train.label_smoothing": (0, 0.999),
   "train.ema": (0, 0.999_999),
   "optim.learning_rate": (0, 1e6),
+  "optim.scratch_learning_rate": (0, 1e6),
+  "optim.init_learning_rate": (0, 1e6),
+  "optim.fresh_head_kernel": (0, 1e6),
+  "optim.fresh_head_bias": (0, 1e6),
   "optim.decay_every": (1, _MANY),
   "optim.decay_factor": (0, 1),
   "optim.warmup": (0, _MANY),
@@ -96,23 +100,28 @@ _BOUNDS: dict[str, tuple[float, float]] = {
   "log.every": (1, _MANY),
 }
 
+_MAY_BE_NONE = ("optim.learning_rate",)
+
 
 def _check_values(config: ConfigDict) -> None:
   for field, values in _CHOICES.items():
-    value = _get(config, field)
+    value = get(config, field)
     if value not in values:
       raise ConfigError(
         f"config.{field} is {value!r}: it must be one of {', '.join(values)}"
       )
   for field, (least, most) in _BOUNDS.items():
-    value = _get(config, field)
+    value = get(config, field)
+    if value is None and field in _MAY_BE_NONE:
+      continue
     if not least <= value <= most:
       raise ConfigError(
         f"config.{field} is {value}: it must be between {least} and {most}"
       )
 
 
-def _get(config: ConfigDict, field: str) -> Any:
+def get(config: ConfigDict, field: str) -> Any:
+  """Returns the value of a field as "optim.learning_rate"."""
   value: Any = config
   for name in field.split("."):
     value = value[name]

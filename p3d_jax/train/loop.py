@@ -22,9 +22,11 @@ from p3d_jax.checkpoint.run import RunCheckpoints
 from p3d_jax.data import pipeline
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.models import zoo
+from p3d_jax.models.p3d import P3D
+from p3d_jax.preprocess import Preprocessing
 from p3d_jax.progress import Bar
 from p3d_jax.train import config as configs
-from p3d_jax.train import config_check, logs, optim, sharding, step
+from p3d_jax.train import config_check, init, logs, optim, sharding, step
 from p3d_jax.train import state as states
 from p3d_jax.train.meter import Meter, falls_on
 from p3d_jax.train.metrics import summary
@@ -36,8 +38,9 @@ class Run:
   """What the sections of `train` share.
 
   Attributes:
-    config: of the run.
+    config: of the run, resolved: see init.py.
     workdir: of the run.
+    start: the weights that it begins with.
     mesh: that clips are split over.
     train_videos: the split that is trained on.
     eval_videos: the split that is evaluated.
@@ -47,6 +50,7 @@ class Run:
 
   config: ConfigDict
   workdir: epath.Path
+  start: init.Start
   mesh: Mesh
   train_videos: VideoSet
   eval_videos: VideoSet
@@ -76,6 +80,7 @@ def train(
   """
   # Everything that can be refused is, before anything is written.
   run = prepare(config, workdir, devices)
+  config = run.config
   run.workdir.mkdir(parents=True, exist_ok=True)
   logs.write_config(run.workdir, config)
   checkpoints = RunCheckpoints(
@@ -90,6 +95,7 @@ def train(
       bar.say(f"{run.workdir} has reached step {start}: nothing to train")
       return _last_evaluation(run.workdir)
     state = _state(run, checkpoints)
+    run.start = run.start.without_weights()  # the host's memory is for clips
     log = logs.Logs(run.workdir, start, tensorboard=config.log.tensorboard)
     with contextlib.closing(log), bar:
       bar.say(_opening(run, start))
@@ -112,13 +118,22 @@ def prepare(
   directory = epath.Path(workdir).expanduser().absolute()
   if directory.exists() and not directory.is_dir():
     raise ValueError(f"workdir is {directory}: it is a file, not a folder")
-  logs.check_config(directory, config)
+  if (directory / "model" / "model.json").exists():
+    raise ValueError(
+      f"workdir is {directory}: it is a checkpoint, which config.init_from "
+      "takes"
+    )
   data = epath.Path(config.data.dir).expanduser().absolute()
   train_videos = open_set(data, config.data.train_split)
   eval_videos = open_set(data, config.data.eval_split)
+  start = init.begin(config, directory, train_videos.label_names)
+  config = start.config
+  logs.check_config(directory, config)
   module = configs.network(config, len(train_videos.label_names))
   preprocessing = configs.preprocessing(config)
-  params = states.abstract_params(module, len(preprocessing.mean))
+  variables = states.abstract_variables(module, len(preprocessing.mean))
+  init.check_weights(start, variables)
+  params = variables["params"]
   rules = optim.plan(params, config.optim, config.norm.freeze)
   recipe = step.Recipe(
     module=module,
@@ -131,24 +146,41 @@ def prepare(
     seed=config.seed,
     frozen=frozenset(n for n, rule in rules.items() if not rule.learns),
   )
-  record = Record(
+  record = _record(config, module, preprocessing, train_videos, start)
+  return Run(
+    config, directory, start, mesh, train_videos, eval_videos, recipe, record
+  )
+
+
+def _record(
+  config: ConfigDict,
+  module: P3D,
+  preprocessing: Preprocessing,
+  videos: VideoSet,
+  start: init.Start,
+) -> Record:
+  """Returns what the checkpoints of a run say of it."""
+  origin = {"init_from": start.origin} if start.origin is not None else {}
+  return Record(
     model=zoo.to_fields(module),
     preprocessing=preprocessing,
-    labels=tuple(train_videos.label_names),
+    labels=tuple(videos.label_names),
     scores=config.train.loss,
     provenance={
       "kind": "trained",
-      "data": str(train_videos.directory),
+      "data": str(videos.directory),
       "config": logs.config_json(config),
+      **origin,
       **logs.versions(),
     },
   )
-  return Run(config, directory, mesh, train_videos, eval_videos, recipe, record)
 
 
 def _state(run: Run, checkpoints: RunCheckpoints) -> states.TrainState:
   """Makes the state of step 0, or restores the newest step's."""
   restores = checkpoints.last() is not None
+  # init.py and Orbax must mean the same step, or it would begin at random.
+  assert restores or run.start.weights is not None or not run.config.init_from
   state = states.create(
     run.recipe.module,
     run.recipe.tx,
@@ -156,6 +188,7 @@ def _state(run: Run, checkpoints: RunCheckpoints) -> states.TrainState:
     channels=run.record.channels,
     seed=run.config.seed,
     ema=bool(run.config.train.ema),
+    weights=None if restores else run.start.weights,
     abstract=restores,
   )
   return checkpoints.restore(state) if restores else state
@@ -275,8 +308,9 @@ def _at(record: Record, done: int) -> Record:
 def _opening(run: Run, start: int) -> str:
   batch, devices = run.config.train.batch, run.mesh.size
   verb = f"going on from step {start}" if start else "training"
+  weights = f", from {run.start.note}" if run.start.note and not start else ""
   return (
     f"{verb}: {run.config.model.name}, {len(run.train_videos)} videos, "
     f"{batch} clips a step on {devices} device{'s' * (devices > 1)}, "
-    f"workdir {run.workdir}"
+    f"workdir {run.workdir}{weights}"
   )

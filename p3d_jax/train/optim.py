@@ -71,26 +71,31 @@ def _rule(name: str, optim: ConfigDict, freeze_norm: str) -> Rule:
   return Rule(not frozen, multiplier, name.endswith("/kernel"))
 
 
+def base_rate(config: ConfigDict) -> float:
+  """Returns the learning rate that the schedule starts from."""
+  optim = config.optim
+  if optim.learning_rate is not None:
+    return optim.learning_rate
+  if config.init_from:
+    return optim.init_learning_rate
+  return optim.scratch_learning_rate
+
+
 def learning_rate(config: ConfigDict) -> optax.Schedule:
   """Returns step -> learning rate, before the multipliers."""
-  optim, steps = config.optim, config.train.steps
+  optim, steps, base = config.optim, config.train.steps, base_rate(config)
   if optim.schedule == "step":
     decay = optax.exponential_decay(
-      optim.learning_rate,
-      optim.decay_every,
-      optim.decay_factor,
-      staircase=True,
+      base, optim.decay_every, optim.decay_factor, staircase=True
     )
   elif optim.schedule == "cosine":
     rise = optim.warmup
-    cosine = optax.cosine_decay_schedule(
-      optim.learning_rate, max(steps - rise, 1)
-    )
+    cosine = optax.cosine_decay_schedule(base, max(steps - rise, 1))
 
     def decay(step: jax.Array) -> jax.Array:
       return cosine(jax.numpy.maximum(step - rise, 0))
   else:
-    decay = optax.constant_schedule(optim.learning_rate)
+    decay = optax.constant_schedule(base)
   if not optim.warmup:
     return decay
   return lambda step: (

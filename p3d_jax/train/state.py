@@ -10,6 +10,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from p3d_jax.checkpoint import tree
 from p3d_jax.models.p3d import MIN_SIZE, P3D
 from p3d_jax.train import sharding
 
@@ -38,9 +39,9 @@ class TrainState(struct.PyTreeNode):
     return {"params": params, "batch_stats": self.batch_stats}
 
 
-def abstract_params(module: P3D, channels: int) -> Any:
-  """Returns shapes and types of the parameters, without making them."""
-  return jax.eval_shape(lambda: _variables(module, channels, 0))["params"]
+def abstract_variables(module: P3D, channels: int) -> Any:
+  """Returns shapes and types of parameters and statistics, making none."""
+  return jax.eval_shape(lambda: _variables(module, channels, 0))
 
 
 def _variables(module: P3D, channels: int, seed: int) -> Any:
@@ -57,6 +58,7 @@ def create(
   channels: int,
   seed: int,
   ema: bool,
+  weights: Any = None,
   abstract: bool = False,
 ) -> TrainState:
   """Makes the state of step 0, each array where it will live.
@@ -68,11 +70,17 @@ def create(
     channels: of the clips.
     seed: of the initialisation.
     ema: whether averaged parameters are kept.
+    weights: variables on the host that take the place of drawn ones, see
+      `init.Start`; None draws all.
     abstract: make shapes, types and shardings only, to restore a checkpoint to.
   """
 
-  def init() -> TrainState:
+  def init(weights: Any) -> TrainState:
     variables = _variables(module, channels, seed)
+    if weights is not None:
+      # What they replace is never drawn: XLA drops what nothing uses.
+      given = tree.flatten(jax.tree.map(jnp.copy, weights))
+      variables = tree.unflatten(tree.flatten(variables) | given)
     params = variables["params"]
     return TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -83,7 +91,7 @@ def create(
     )
 
   whole = sharding.replicated(mesh)
-  shapes = jax.eval_shape(init)
+  shapes = jax.eval_shape(init, weights)
   if abstract:
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
@@ -94,4 +102,5 @@ def create(
     # It runs once. Optimising the random numbers of each kernel took 16 s for
     # four blocks on a CPU core, and 2.5 s as this.
     options["xla_backend_optimization_level"] = 0
-  return jax.jit(init, out_shardings=shardings, compiler_options=options)()
+  made = jax.jit(init, out_shardings=shardings, compiler_options=options)
+  return made(weights)

@@ -160,10 +160,10 @@ def _make(
 ) -> tuple[np.ndarray, str]:
   """Makes one leaf; the text says what is wrong with it, or nothing."""
   given = [arrays[name] for name in row.sources]
-  name, found = row.sources[0], tuple(given[0].shape)
   for source, array in zip(row.sources, given, strict=True):
-    if not np.all(np.isfinite(array)):
-      return array, f"{source} holds numbers that are not finite"
+    if fault := _fault(array):
+      return array, f"{source} {fault}"
+  name, found = row.sources[0], tuple(given[0].shape)
   try:
     value = row.make(*given)
   except ValueError:
@@ -175,18 +175,14 @@ def _make(
   return np.ascontiguousarray(value, np.float32), ""
 
 
-def exact_float32(name: str, array: np.ndarray) -> np.ndarray:
-  """Returns the same numbers as float32.
-
-  Raises:
-    WeightsError: if float32 does not hold one of them exactly.
-  """
-  if array.dtype == np.float32:
-    return array
+def _fault(array: np.ndarray) -> str:
+  """Says why an array cannot become float32 as it is, or nothing."""
+  if array.dtype.kind != "f":
+    return f"is {array.dtype.name}, which no weights are"
+  if not np.all(np.isfinite(array)):
+    return "holds numbers that are not finite"
   with np.errstate(over="ignore"):
-    same = array.astype(np.float32)
-  if not np.array_equal(same.astype(array.dtype), array, equal_nan=True):
-    raise WeightsError(
-      f"{name} is {array.dtype.name}, with numbers that float32 cannot hold"
-    )
-  return same
+    same = array.astype(np.float32, copy=False)
+  if same.dtype != array.dtype and not np.array_equal(same, array):
+    return f"is {array.dtype.name}, with numbers that float32 cannot hold"
+  return ""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from p3d_jax.weights import caffe, merge, names, torch
+from p3d_jax.weights import caffe, names, torch
 from p3d_jax.weights.merge import WeightsError
 
 
@@ -187,12 +187,7 @@ def read(path: str | os.PathLike[str]) -> Source:
     path=path,
     container=container,
     kind=kind,
-    arrays={
-      name: array
-      if array.dtype.kind in "iu"
-      else merge.exact_float32(f"{path}: {name}", array)
-      for name, array in arrays.items()
-    },
+    arrays=arrays,
     sha256=_sha256(path),
     config=_config(path) if kind == "transformers" else {},
   )

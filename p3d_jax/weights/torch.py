@@ -1,4 +1,4 @@
-"""Reads and writes PyTorch's files and safetensors, without ever unpickling.
+"""Reads PyTorch's files and safetensors, without ever unpickling.
 
 PyTorch's files are pickles, programs that can do anything. They are opened with
 `weights_only=True`, which builds tensors and plain values and runs nothing; a
@@ -74,7 +74,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
 
 def _load(path: Path) -> Any:
   """Opens a PyTorch file with `weights_only=True`."""
-  torch = _torch(f"reading {path}")
+  torch = require(f"reading {path}")
   with torch.serialization.safe_globals(_numpy_scalars(torch)):
     try:
       with warnings.catch_warnings():
@@ -119,13 +119,18 @@ def _numpy_scalars(torch: Any) -> list[Any]:
   ]
 
 
-def _torch(purpose: str) -> Any:
+def require(purpose: str) -> Any:
+  """Imports PyTorch.
+
+  Raises:
+    WeightsError: if it is not installed.
+  """
   try:
     import torch
   except ImportError as error:
     raise WeightsError(
-      f"{purpose} needs PyTorch: pip install 'p3d_jax[torch]', or bring a "
-      ".safetensors file"
+      f"{purpose} needs PyTorch: pip install 'p3d_jax[torch]'; .safetensors, "
+      "with the same names, needs nothing"
     ) from error
   return torch
 

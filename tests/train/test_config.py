@@ -83,6 +83,9 @@ def check_of(tmp_path: pathlib.Path, *flags: str) -> ConfigDict:
     ("train.ema=1.0", r"config\.train\.ema is 1\.0"),
     ("optim.name=lion", r"config\.optim\.name is 'lion': .* sgd, adamw"),
     ("optim.learning_rate=nan", r"config\.optim\.learning_rate is nan"),
+    ("optim.init_learning_rate=-1", r"init_learning_rate is -1"),
+    ("optim.fresh_head_bias=-1", r"fresh_head_bias is -1"),
+    ("init_form=run", r"no field 'init_form'; did you mean 'init_from'"),
     ("optim.freeze=('(',)", r"'\(' is no regular expression"),
     ("optim.multipliers=('^head',)", r"multipliers has '\^head': .*factor"),
     ("data.dir=", r"config\.data\.dir is empty"),
@@ -128,6 +131,7 @@ def test_batches_must_fit_the_devices() -> None:
     ("augment.flip=false", False),
     ("train.ema=0.5", 0.5),
     ("optim.learning_rate=1", 1.0),
+    ("init_from=runs/some folder", "runs/some folder"),
   ],
 )
 def test_a_flag_sets_a_field(

@@ -163,7 +163,7 @@ STATES = {
 
 def state_of(made: Any) -> Any:
   module = configs.network(made, 8)
-  tx = optim.optimizer(made, states.abstract_params(module, 3))
+  tx = optim.optimizer(made, states.abstract_variables(module, 3)["params"])
 
   def create(abstract: bool = False) -> Any:
     return states.create(

@@ -277,7 +277,7 @@ def test_a_missing_block_is_not_another_network(tmp_path, state):
     ),
     ("bn1.bias", lambda x: x.double() / 3, "float32 cannot hold"),
   ],
-  ids=str,
+  ids=["classes", "nan", "negative", "channels", "axes", "float64"],
 )
 def test_wrong_arrays(tmp_path, state, name, change, match):
   refused(tmp_path, {**state, name: change(state[name])}, match)

@@ -1,0 +1,77 @@
+"""`p3d VERB ...`: a table of verbs, each one call away.
+
+A mistake of the user ends in one line on standard error and status 2 (with
+P3D_DEBUG=1 in the environment, in a traceback). Status 1 is an answer: a video
+that could not be read, beside others that were, or numbers that part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import logging
+
+from p3d_jax.cli import checkpoint, data, evaluate, models, train, weights
+from p3d_jax.cli.verb import Verb
+from p3d_jax.version import __version__
+
+VERBS: dict[str, Verb] = {
+  "models": models.MODELS,
+  "data": data.DATA,
+  "train": train.TRAIN,
+  "config": train.CONFIG,
+  "evaluate": evaluate.EVALUATE,
+  "predict": evaluate.PREDICT,
+  "inflate": weights.INFLATE,
+  "convert": weights.CONVERT,
+  "verify": weights.VERIFY,
+  "export": weights.EXPORT,
+  "info": checkpoint.INFO,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a command line.
+
+  Args:
+    argv: the words after `p3d`; those of this process by default.
+
+  Returns:
+    The exit status.
+  """
+  args, rest = _parser().parse_known_args(argv)
+  if rest and args.verb != "train":
+    print(f"p3d {args.verb}: unknown argument {rest[0]!r}", file=sys.stderr)
+    return 2
+  args.rest = rest
+  logging.set_verbosity(logging.ERROR)  # libraries' warnings are not for users
+  try:
+    return VERBS[args.verb].run(args)
+  except (ValueError, ArithmeticError, OSError) as error:
+    if os.environ.get("P3D_DEBUG"):
+      raise
+    print(f"p3d {args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print(f"p3d {args.verb}: interrupted", file=sys.stderr)
+    return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="p3d", description="Pseudo-3D networks for video.", allow_abbrev=False
+  )
+  parser.add_argument(
+    "--version", action="version", version=f"p3d_jax {__version__}"
+  )
+  verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+  for name, verb in VERBS.items():
+    verb.arguments(
+      verbs.add_parser(
+        name, help=verb.help, description=verb.help, allow_abbrev=False
+      )
+    )
+  return parser
