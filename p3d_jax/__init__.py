@@ -18,15 +18,23 @@ if TYPE_CHECKING:
   from p3d_jax.checkpoint.model import Record, load, save
   from p3d_jax.data.decode import read_clips, read_frames
   from p3d_jax.preprocess import Preprocessing
+  from p3d_jax.weights.convert import convert
+  from p3d_jax.weights.export import export
+  from p3d_jax.weights.inflate_file import inflate
+  from p3d_jax.weights.verify import verify
 
 _HOMES = {
   "Preprocessing": "p3d_jax.preprocess",
   "Record": "p3d_jax.checkpoint.model",
   "build": "p3d_jax.checkpoint.build",
+  "convert": "p3d_jax.weights.convert",
+  "export": "p3d_jax.weights.export",
+  "inflate": "p3d_jax.weights.inflate_file",
   "load": "p3d_jax.checkpoint.model",
   "read_clips": "p3d_jax.data.decode",
   "read_frames": "p3d_jax.data.decode",
   "save": "p3d_jax.checkpoint.model",
+  "verify": "p3d_jax.weights.verify",
 }
 
 __all__ = [
@@ -34,10 +42,14 @@ __all__ = [
   "Record",
   "__version__",
   "build",
+  "convert",
+  "export",
+  "inflate",
   "load",
   "read_clips",
   "read_frames",
   "save",
+  "verify",
 ]
 
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status.
   """
-  args, rest = _parser().parse_known_args(argv)
+  args, rest = parser().parse_known_args(argv)
   if rest and args.verb != "train":
     print(f"p3d {args.verb}: unknown argument {rest[0]!r}", file=sys.stderr)
     return 2
@@ -60,18 +60,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+  """Makes the parser of all verbs."""
+  top = argparse.ArgumentParser(
     prog="p3d", description="Pseudo-3D networks for video.", allow_abbrev=False
   )
-  parser.add_argument(
+  top.add_argument(
     "--version", action="version", version=f"p3d_jax {__version__}"
   )
-  verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+  verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
   for name, verb in VERBS.items():
     verb.arguments(
       verbs.add_parser(
         name, help=verb.help, description=verb.help, allow_abbrev=False
       )
     )
-  return parser
+  return top

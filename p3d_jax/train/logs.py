@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 import sys
 import time
 from collections.abc import Mapping
@@ -14,26 +12,21 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from p3d_jax import version
 from p3d_jax.files import write_aside
 from p3d_jax.train.events import EventFile
-from p3d_jax.version import __version__
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 # What may change when a run goes on: none of it changes a number.
 FREE_SECTIONS = ("input", "log", "checkpoint")
 
 
 def versions() -> dict[str, str]:
   """Returns the versions and the devices that a run's numbers come from."""
-  found = {name: importlib.metadata.version(name) for name in _PACKAGES}
   device = jax.devices()[0]
-  return found | {
-    "p3d_jax": __version__,
-    "python": platform.python_version(),
-    "devices": f"{jax.device_count()} {device.platform} {device.device_kind}",
-  }
+  devices = f"{jax.device_count()} {device.platform} {device.device_kind}"
+  return version.versions() | {"devices": devices}
 
 
 def config_json(config: ConfigDict) -> dict[str, Any]:
@@ -51,7 +44,11 @@ def check_config(workdir: epath.Path, config: ConfigDict) -> None:
   file = workdir / CONFIG
   if not file.exists():
     return
-  lines = _differences(json.loads(file.read_text()), config_json(config))
+  then, now = json.loads(file.read_text()), config_json(config)
+  lines = _differences(then, now)
+  if then.get("init_from") != now["init_from"]:
+    # What belongs to the weights differs with them.
+    lines = [line for line in lines if line.startswith("config.init_from")]
   if lines:
     raise ValueError(
       f"{workdir} is of a run with another config: {'; '.join(lines)}; "
