@@ -182,7 +182,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--channels-first",
     action="store_true",
-    help="5-D arrays of both files are (batch, channels, time, height, width)",
+    help="arrays of both files are (batch, channels, [time,] height, width)",
   )
   parser.add_argument(
     "--endpoint",

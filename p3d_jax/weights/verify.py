@@ -117,10 +117,10 @@ def verify(
       flow, which get the checkpoint's preprocessing; or of floating clips of
       that shape, which are preprocessed already.
     expected: .npy of one endpoint, or .npz of several by name, floating, 5-D
-      ones (batch, time, height, width, channels).
+      ones (batch, time, height, width, channels); without time, it is one step.
     endpoint: the one that an .npy holds.
-    channels_first: whether the 5-D arrays of both files are (batch, channels,
-      time, height, width).
+    channels_first: whether the 5-D and 4-D arrays of both files are (batch,
+      channels, [time,] height, width).
     tolerance: the largest error of an endpoint that agrees.
     step: of a workdir, as in `checkpoint.model.load`.
 
@@ -213,11 +213,15 @@ def _expected(
   if not ordered:
     raise ValueError(f"expected is {path}: it holds no array")
   if channels_first:
-    return {
-      name: _channels_last(array) if array.ndim == 5 else array
+    ordered = {
+      name: _channels_last(array) if array.ndim > 3 else array
       for name, array in ordered.items()
     }
-  return ordered
+  # res5 is 2D elsewhere, where 16 frames leave it one step.
+  return {
+    name: array[:, None] if array.ndim == 4 else array
+    for name, array in ordered.items()
+  }
 
 
 def _unknown(name: str, names: Sequence[str]) -> str:

@@ -94,13 +94,15 @@ def inflated(module, flat, channels=3, **options):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_still_clip_is_the_picture(references, rule):
+  errors = []
   for first, (found, expected) in references.items():
     flat_module, flat = flat_leaves(found, first)
     for schedule in JOINED + (ALONE if rule == "released" else ()):
       module = flat_module.clone(schedule=schedule, rule=rule)
       leaves = inflated(module, flat, exact=True)
-      got = error(logits(module, leaves, still(images())), expected)
-      assert got < TOLERANCE, (schedule, first, got)
+      errors.append(error(logits(module, leaves, still(images())), expected))
+      assert errors[-1] < TOLERANCE, (schedule, first)
+  print(f"worst of {len(errors)} networks: {max(errors):.1e}")
 
 
 def test_the_place_of_the_stride_matters(references):

@@ -118,6 +118,17 @@ def test_caffe(tmp_path, depth):
   assert (pixels.mean, pixels.std) == ((104, 117, 123), (1, 1, 1))
 
 
+@pytest.mark.slow
+def test_resnet_152_of_full_width(tmp_path):
+  """1,000 classes, 60 million numbers."""
+  net = resnet.build(152)
+  resnet.save_transformers(net, tmp_path / "hf")
+  inflate(tmp_path / "hf", tmp_path / "out", model="p3d199", exact=True)
+  found = error(tmp_path / "out", resnet.logits(net, images()))
+  print(f"ResNet-152 of full width: {found:.1e}")
+  assert found < TOLERANCE
+
+
 def test_transformers_say_where_the_stride_is(files, tmp_path):
   net = resnet.build(
     50, width=WIDTH, classes=CLASSES, downsample_in_bottleneck=True

@@ -154,6 +154,18 @@ def test_channels_first(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     check(folder, tmp_path, X, turned)
 
 
+def test_one_step_need_not_be_an_axis(
+  folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  """res5 of 2D code is (batch, channels, height, width)."""
+  flat = Y["res5"][:, 0]
+  assert check(folder, tmp_path, X, {"res5": flat}).first is None
+  x, y = np.moveaxis(X, -1, 1), {"res5": np.moveaxis(flat, -1, 1)}
+  assert check(folder, tmp_path, x, y, channels_first=True).first is None
+  with pytest.raises(ValueError, match="expected res2 is"):
+    check(folder, tmp_path, X, {"res2": Y["res2"][:, 0]})
+
+
 @pytest.mark.parametrize("channels_first", [False, True])
 def test_frames_get_the_preprocessing(
   folder: pathlib.Path, tmp_path: pathlib.Path, channels_first: bool
