@@ -1,6 +1,8 @@
 """What weights expect of pixels, and the arithmetic that gives it to them."""
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,15 +31,39 @@ def _require(ok: bool, name: str, value: object, rule: str) -> None:
     raise ValueError(f"{name}={value!r}: must be {rule}")
 
 
+def _is_count(value: object) -> bool:
+  """Whether it is a whole number from 1 on; JSON's true is an int of Python."""
+  return type(value) is int and value >= 1
+
+
+def _is_number(value: object) -> bool:
+  """Whether it is a finite number."""
+  whether = isinstance(value, bool)
+  return not whether and isinstance(value, numbers.Real) and math.isfinite(value)
+
+
+def _numbers(name: str, value: Any, channels: str) -> tuple[float, ...]:
+  """Checks numbers of which each channel has one."""
+  count = CHANNELS[channels]
+  values = tuple(value) if np.iterable(value) else (value,)
+  _require(
+    len(values) == count and all(_is_number(v) for v in values),
+    name,
+    value,
+    f"{count} finite numbers, one for each channel of {channels}",
+  )
+  return tuple(float(v) for v in values)
+
+
 def _sizes(
   name: str, value: int | tuple[int, int] | None
 ) -> int | tuple[int, int] | None:
   """Checks a size in pixels: None, a side, or a pair."""
   if value is None:
     return None
-  sides = (value,) if isinstance(value, int) else tuple(value)
+  sides = tuple(value) if np.iterable(value) else (value,)
   _require(
-    len(sides) in (1, 2) and all(isinstance(s, int) and s >= 1 for s in sides),
+    len(sides) in (1, 2) and all(_is_count(side) for side in sides),
     name,
     value,
     "a side in pixels or (height, width)",
@@ -75,26 +101,27 @@ class Preprocessing:
   std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
   def __post_init__(self) -> None:
-    _require(self.frames >= 1, "frames", self.frames, ">= 1")
-    _require(self.stride >= 1, "stride", self.stride, ">= 1")
-    _require(self.fps is None or self.fps > 0, "fps", self.fps, "> 0 or None")
+    for name in ("frames", "stride"):
+      value = getattr(self, name)
+      _require(_is_count(value), name, value, "a whole number >= 1")
+    for name in ("fps", "scale"):
+      value = getattr(self, name)
+      optional = name == "fps" and value is None
+      _require(
+        optional or (_is_number(value) and value > 0),
+        name,
+        value,
+        "a finite number > 0" + " or None" * (name == "fps"),
+      )
     _require(
-      self.channels in CHANNELS,
+      isinstance(self.channels, str) and self.channels in CHANNELS,
       "channels",
       self.channels,
       f"one of {', '.join(CHANNELS)}",
     )
-    _require(self.scale > 0, "scale", self.scale, "> 0")
     for name in ("mean", "std"):
-      values = tuple(float(v) for v in getattr(self, name))
+      values = _numbers(name, getattr(self, name), self.channels)
       object.__setattr__(self, name, values)
-      count = CHANNELS[self.channels]
-      _require(
-        len(values) == count,
-        name,
-        values,
-        f"{count} numbers, one for each channel of {self.channels}",
-      )
     _require(min(self.std) > 0, "std", self.std, "> 0")
     for name in ("resize", "crop"):
       object.__setattr__(self, name, _sizes(name, getattr(self, name)))
@@ -190,8 +217,13 @@ class Preprocessing:
     """Reads what `to_dict` gave.
 
     Raises:
-      ValueError: a key is unknown or missing.
+      ValueError: it is no mapping, or a key is unknown or missing.
     """
+    if not isinstance(fields, Mapping):
+      raise ValueError(
+        f"preprocessing record: it is {type(fields).__name__}, not an object "
+        "of all fields"
+      )
     names = {field.name for field in dataclasses.fields(cls)}
     if set(fields) != names:
       raise ValueError(

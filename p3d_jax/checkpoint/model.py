@@ -15,9 +15,14 @@ cannot be renamed (gs://), Orbax's commit_success.txt says that it is whole.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,8 +32,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from p3d_jax.checkpoint import tree
-from p3d_jax.models import zoo
-from p3d_jax.models.p3d import MIN_SIZE, P3D
+from p3d_jax.models import p3d, zoo
 from p3d_jax.preprocess import Preprocessing
 
 FORMAT = 1
@@ -153,23 +157,75 @@ def save(
     report: of a conversion, in JSON types; see `weights.merge.Report`.
 
   Raises:
-    CheckpointError: if the folder exists, or the variables are not those of
-      the record's network.
+    CheckpointError: if the folder exists or cannot be written, or the
+      variables are not those of the record's network.
   """
-  path = epath.Path(path)
-  if path.exists():
+  path = epath.Path(path).expanduser().absolute()
+  if path.exists() or os.path.islink(path):
     raise CheckpointError(f"{path} exists: name a folder that does not")
   _check(variables, abstract_variables(record), path)
   items = parts(variables, record)
   if report is not None:
     items["report"] = ocp.args.JsonSave(dict(report))
-  with _checkpointer(items) as checkpointer:
-    checkpointer.save(path.absolute(), args=ocp.args.Composite(**items))
+  try:
+    _write(path, items)
+  except (OSError, ValueError) as error:
+    raise CheckpointError(
+      f"{path} cannot be written: {' '.join(str(error).split())}"
+    ) from error
+
+
+def _write(path: epath.Path, items: Mapping[str, Any]) -> None:
+  """Writes a folder by Orbax, and removes what a failure leaves of it."""
+  args = ocp.args.Composite(**items)
+  with _checkpointer(items) as checkpointer, _without_closed_loops():
+    aside = checkpointer.get_temporary_path(path).get()
+    try:
+      # Ctrl-C in Orbax leaves its threads writing; here it waits for them.
+      with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(checkpointer.save, path, args=args).result()
+    except BaseException:
+      _remove(aside)
+      raise
+
+
+def _remove(folder: epath.Path) -> None:
+  """Removes a folder for good.
+
+  When one array cannot be written, Orbax gives up and TensorStore does not: for
+  some 0.1 s it goes on with the others, and makes their folders anew.
+  """
+  gone, deadline = 0, time.monotonic() + 10
+  while gone < 5 and time.monotonic() < deadline:
+    gone = 0 if folder.exists() else gone + 1
+    # A file that comes in between leaves its folder to the next round.
+    with contextlib.suppress(OSError):
+      folder.rmtree(missing_ok=True)
+    time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _without_closed_loops() -> Iterator[None]:
+  """Keeps TensorStore from printing a traceback for each write it goes on with.
+
+  The event loop that each would report to is closed, which says nothing.
+  """
+  hook = sys.unraisablehook
+
+  def report(unraisable: sys.UnraisableHookArgs) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+      hook(unraisable)
+
+  sys.unraisablehook = report
+  try:
+    yield
+  finally:
+    sys.unraisablehook = hook
 
 
 def load(
   path: epath.PathLike, step: int | str = "last"
-) -> tuple[P3D, Any, Record]:
+) -> tuple[p3d.P3D, Any, Record]:
   """Loads a network: `module.apply(variables, record.preprocess(frames))`.
 
   Args:
@@ -302,10 +358,7 @@ def _score(path: epath.Path) -> float | None:
 
 def abstract_variables(record: Record) -> Any:
   """Returns shapes and types of the variables of a record's network."""
-  module = zoo.from_fields(record.model)
-  shape = (1, 1, MIN_SIZE, MIN_SIZE, record.channels)
-  clips = jax.ShapeDtypeStruct(shape, jnp.float32)
-  return jax.eval_shape(module.init, jax.random.key(0), clips)
+  return p3d.abstract_variables(zoo.from_fields(record.model), record.channels)
 
 
 def _checkpointer(items: Iterable[str]) -> ocp.Checkpointer:

@@ -42,6 +42,14 @@ def _labels_argument(parser: argparse.ArgumentParser, default: str) -> None:
   )
 
 
+def _stem_pool_argument(parser: argparse.ArgumentParser, default: str) -> None:
+  parser.add_argument(
+    "--stem-pool",
+    choices=("ceil", "padded"),
+    help=f"where pool1's windows lie (default: {default})",
+  )
+
+
 def _inflate_arguments(parser: argparse.ArgumentParser) -> None:
   _source_arguments(
     parser,
@@ -91,7 +99,11 @@ def _inflate_arguments(parser: argparse.ArgumentParser) -> None:
     help="whether the first 1x1x1 of a stage has the stride, or the 3x3 "
     "(default: as in files of this kind)",
   )
-  _preprocessing_argument(parser, "default: that of files of this kind")
+  _stem_pool_argument(parser, "as in files of this kind")
+  _preprocessing_argument(
+    parser,
+    "default: what stands beside the file, else that of files of this kind",
+  )
   parser.add_argument(
     "--seed", type=int, default=0, help="of everything drawn (default: 0)"
   )
@@ -113,6 +125,7 @@ def _inflate(args: argparse.Namespace) -> int:
     num_classes=args.num_classes,
     labels=args.labels,
     reduce_stride=None if stride is None else stride == "yes",
+    stem_pool=args.stem_pool,
     preprocessing=args.preprocessing,
     seed=args.seed,
   )
@@ -136,11 +149,7 @@ def _convert_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--schedule", help=f"which block stands where, such as ABC ({needed})"
   )
-  parser.add_argument(
-    "--stem-pool",
-    help="where pool1's windows lie: ceil or padded (default: that of the "
-    "rule)",
-  )
+  _stem_pool_argument(parser, "that of the rule")
   _preprocessing_argument(parser, needed)
   _labels_argument(parser, "their numbers")
 

@@ -248,6 +248,23 @@ class P3D(nn.Module):
     )
 
 
+def abstract_variables(module: P3D, channels: int) -> Any:
+  """Returns shapes and types of parameters and statistics, making no arrays.
+
+  Args:
+    module: the network.
+    channels: of its clips.
+
+  Returns:
+    {"params": ..., "batch_stats": ...} with `jax.ShapeDtypeStruct` leaves.
+  """
+  # None of them depends on the steps or the size of the clips.
+  clips = jax.ShapeDtypeStruct(
+    (1, 1, MIN_SIZE, MIN_SIZE, channels), jnp.float32
+  )
+  return jax.eval_shape(module.init, jax.random.key(0), clips)
+
+
 def endpoint_names(
   stages: Sequence[int], num_classes: int | None
 ) -> tuple[str, ...]:

@@ -11,8 +11,10 @@ from flax import struct
 from jax.sharding import Mesh
 
 from p3d_jax.checkpoint import tree
-from p3d_jax.models.p3d import MIN_SIZE, P3D
+from p3d_jax.models import p3d
 from p3d_jax.train import sharding
+
+abstract_variables = p3d.abstract_variables  # what `_variables` makes
 
 
 class TrainState(struct.PyTreeNode):
@@ -39,19 +41,14 @@ class TrainState(struct.PyTreeNode):
     return {"params": params, "batch_stats": self.batch_stats}
 
 
-def abstract_variables(module: P3D, channels: int) -> Any:
-  """Returns shapes and types of parameters and statistics, making none."""
-  return jax.eval_shape(lambda: _variables(module, channels, 0))
-
-
-def _variables(module: P3D, channels: int, seed: int) -> Any:
+def _variables(module: p3d.P3D, channels: int, seed: int) -> Any:
   # Neither the parameters nor the statistics depend on the clips' size.
-  clips = jnp.zeros((1, 1, MIN_SIZE, MIN_SIZE, channels))
+  clips = jnp.zeros((1, 1, p3d.MIN_SIZE, p3d.MIN_SIZE, channels))
   return module.init(jax.random.key(seed), clips)
 
 
 def create(
-  module: P3D,
+  module: p3d.P3D,
   tx: optax.GradientTransformation,
   mesh: Mesh,
   *,

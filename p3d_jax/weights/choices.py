@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -52,12 +53,7 @@ def labels(choice: Path | Sequence[str] | None, classes: int) -> list[str]:
   if choice is None:
     return [str(i) for i in range(classes)]
   if isinstance(choice, str | os.PathLike):
-    file = pathlib.Path(choice).expanduser()
-    if not file.is_file():
-      raise WeightsError(f"labels is {str(file)!r}: there is no such file")
-    found = [line.strip() for line in file.read_text("utf-8").splitlines()]
-    while found and not found[-1]:
-      found.pop()
+    found = _lines(pathlib.Path(choice).expanduser())
   else:
     found = list(choice)
   if len(found) != classes or not all(found):
@@ -66,6 +62,28 @@ def labels(choice: Path | Sequence[str] | None, classes: int) -> list[str]:
       f"empty): there must be {classes}, one for each class"
     )
   return found
+
+
+def _lines(file: pathlib.Path) -> list[str]:
+  """Returns the lines of a text file, without empty ones at its end."""
+  if not file.is_file():
+    raise WeightsError(f"labels is {str(file)!r}: there is no such file")
+  try:
+    text = file.read_text("utf-8-sig")  # a mark of Windows is no letter
+  except UnicodeDecodeError as error:
+    raise WeightsError(
+      f"labels is {str(file)!r}: it must be text in UTF-8"
+    ) from error
+  return [line.strip() for line in text.rstrip().splitlines()]
+
+
+def notes(classes: int | None, labels: object) -> list[str]:
+  """Returns what a user should know of a head."""
+  if classes is None:
+    return ["there is no classifier: a trunk, which gives pool5"]
+  if labels is None:
+    return ["no labels were given: the classes are 0, 1, ..."]
+  return []
 
 
 def model(choice: str | None, source: Source) -> None:
@@ -114,9 +132,29 @@ def new_folder(out: Path) -> epath.Path:
   """Returns where a checkpoint is to stand.
 
   Raises:
-    WeightsError: if something stands there, or the folder above is missing.
+    WeightsError: if something stands there, or nothing can.
   """
   path = epath.Path(out).expanduser()
-  if path.exists():
+  if path.exists() or os.path.islink(path):
     raise WeightsError(f"out is {str(out)!r}: it exists; name a new folder")
+  if "://" in str(out):
+    return path  # buckets have no folders, and rights that only writing tells
+  above = path.absolute()
+  while not above.exists():
+    above = above.parent
+  if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    raise WeightsError(f"out is {str(out)!r}: {above} cannot be written to")
   return path
+
+
+def spoken(said: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a user said, in JSON types, without what was left unsaid."""
+  plain: dict[str, Any] = {}
+  for name, value in said.items():
+    if isinstance(value, Preprocessing):
+      plain[name] = value.to_dict()
+    elif isinstance(value, os.PathLike):
+      plain[name] = str(value)
+    elif value is not None and name != "labels":
+      plain[name] = value
+  return plain

@@ -6,19 +6,14 @@ its block rule, schedule and input must be given; see docs/weights.md.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
 from p3d_jax.checkpoint import model as checkpoint
-from p3d_jax.checkpoint import tree
-from p3d_jax.models import blocks, p3d, pools, zoo
+from p3d_jax.models import blocks, pools, zoo
 from p3d_jax.preprocess import PREPROCESSINGS, Preprocessing
 from p3d_jax.version import versions
-from p3d_jax.weights import choices, merge, rows
+from p3d_jax.weights import choices, fill
 from p3d_jax.weights import source as sources
 from p3d_jax.weights.merge import Report, WeightsError
 
@@ -76,17 +71,18 @@ def convert(
   choices.model(model, found)
   fields, pixels = _facts(found, said)
   choices.channels(pixels, found.channels, found.path)
-  module = network(found, **fields)
-  variables, report = fill(found, module)
+  names = choices.labels(labels, found.classes or 0)
+  module = fill.network(found, **fields)
+  variables, report = fill.fill(found, module)
   record = checkpoint.Record(
     model=zoo.to_fields(module),
     preprocessing=pixels,
-    labels=tuple(choices.labels(labels, found.classes or 0)),
+    labels=tuple(names),
     provenance={
       "kind": "converted",
       "source": found.provenance(),
-      "choices": spoken({**said, "model": model, "labels": labels}),
-      "batches_tracked": batches_tracked(found, module),
+      "choices": choices.spoken({**said, "model": model, "labels": labels}),
+      "batches_tracked": fill.batches_tracked(found, module),
       **versions(),
     },
   )
@@ -94,8 +90,7 @@ def convert(
     f"{found.path.name}: {kind.what}, {len(found.arrays)} arrays, "
     f"{choices.depth(found)}, sha256 {found.sha256[:12]}"
   )
-  if labels is None and found.classes:
-    report.notes.append("no labels were given: the classes are 0, 1, ...")
+  report.notes += choices.notes(found.classes, labels)
   checkpoint.save(folder, variables, record, report.to_json())
   return report
 
@@ -142,94 +137,3 @@ def _check_said(found: sources.Source, said: Mapping[str, Any]) -> None:
       raise WeightsError(
         f"{name} is {said[name]!r}: it must be one of {', '.join(table)}"
       )
-
-
-def network(found: sources.Source, **fields: Any) -> p3d.P3D:
-  """Builds the network that a source has the arrays of.
-
-  Raises:
-    WeightsError: if a stage has no blocks.
-  """
-  if 0 in found.stages:
-    raise WeightsError(
-      f"{found.path} has {found.stages} blocks in res2 to res5: each must have "
-      "one at least"
-    )
-  return zoo.build(
-    None,
-    num_classes=found.classes,
-    stages=found.stages,
-    width=found.width,
-    **fields,
-  )
-
-
-def fill(
-  found: sources.Source, module: p3d.P3D
-) -> tuple[dict[str, Any], Report]:
-  """Returns the variables of a network from the arrays of a source.
-
-  Raises:
-    WeightsError: if an array is missing, of no use or of another shape.
-  """
-  expected = leaf_shapes(module, found.channels)
-  naming, present = found.naming, found.arrays
-  unused = rows.tracked(naming, present, expected).values()
-  try:
-    filled, report = merge.merge(
-      rows.rows(naming, present, expected),
-      present,
-      expected,
-      dict.fromkeys(unused, rows.TRACKED),
-    )
-  except WeightsError as error:
-    raise WeightsError(
-      f"{found.path}, {choices.depth(found)}: {error}",
-      error.missing,
-      error.unknown,
-      error.wrong,
-    ) from error
-  return tree.unflatten(filled), report
-
-
-def leaf_shapes(module: p3d.P3D, channels: int) -> dict[str, merge.Shape]:
-  """Returns the shape of each leaf of a network's variables."""
-  clips = (1, 1, p3d.MIN_SIZE, p3d.MIN_SIZE, channels)
-  shapes = jax.eval_shape(
-    module.init, jax.random.key(0), jax.ShapeDtypeStruct(clips, np.float32)
-  )
-  return {name: shape for name, (shape, _) in tree.shapes(shapes).items()}
-
-
-def batches_tracked(
-  found: sources.Source, module: p3d.P3D
-) -> int | dict[str, int] | None:
-  """Returns the counts of batches that a file holds, to write them back.
-
-  Returns:
-    The number, if all batch norms have the same; the number by batch norm of
-    ours, if not; None where there are none.
-  """
-  leaves = leaf_shapes(module, found.channels)
-  counts = {
-    norm: int(found.arrays[name].item())
-    for norm, name in rows.tracked(found.naming, found.arrays, leaves).items()
-  }
-  values = set(counts.values())
-  norms = sum(leaf.endswith("/bn/scale") for leaf in leaves)
-  if len(values) == 1 and len(counts) == norms:
-    return values.pop()
-  return counts or None
-
-
-def spoken(said: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a user said, in JSON types, without what was left unsaid."""
-  plain: dict[str, Any] = {}
-  for name, value in said.items():
-    if isinstance(value, Preprocessing):
-      plain[name] = value.to_dict()
-    elif isinstance(value, os.PathLike):
-      plain[name] = str(value)
-    elif value is not None and name != "labels":
-      plain[name] = value
-  return plain

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from p3d_jax.models import blocks, p3d, schedule
-from p3d_jax.weights import convert, names
+from p3d_jax.weights import fill, names
 from p3d_jax.weights.merge import WeightsError
 
 Leaves = Mapping[str, np.ndarray]
@@ -63,7 +63,7 @@ def inflate(
   Raises:
     WeightsError: if a leaf has no source, or one of the 2D network no place.
   """
-  shapes = convert.leaf_shapes(module, channels)
+  shapes = fill.leaf_shapes(module, channels)
   inflation = Inflation(module, exact, temporal_std, seed)
   made = {
     leaf: inflation.leaf(leaf, shape, flat) for leaf, shape in shapes.items()

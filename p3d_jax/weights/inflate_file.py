@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from p3d_jax.models import p3d, zoo
 from p3d_jax.models import schedule as schedules
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.version import versions
-from p3d_jax.weights import choices, convert
+from p3d_jax.weights import choices, fill, hub
 from p3d_jax.weights import inflate as trees
 from p3d_jax.weights import source as sources
 from p3d_jax.weights.merge import Report, WeightsError
@@ -38,7 +40,9 @@ class Flat:
     unused: rule -> names of arrays that the rule leaves out.
     preprocessing: what it expects of pixels.
     labels: names of its classes, where they are known.
+    scores: "softmax" or "sigmoid", as in a record.
     provenance: what a record says of it.
+    notes: lines that a user should read.
   """
 
   what: str
@@ -48,7 +52,9 @@ class Flat:
   unused: Mapping[str, list[str]]
   preprocessing: Preprocessing
   labels: tuple[str, ...] | None
+  scores: str
   provenance: Mapping[str, Any]
+  notes: tuple[str, ...] = ()
 
 
 def inflate(
@@ -64,14 +70,15 @@ def inflate(
   num_classes: int | None = None,
   labels: choices.Path | Sequence[str] | None = None,
   reduce_stride: bool | None = None,
+  stem_pool: str | None = None,
   preprocessing: str | Preprocessing | None = None,
   seed: int = 0,
 ) -> Report:
   """Inflates ImageNet weights, or a 2D network trained here.
 
   Args:
-    source: a file of torchvision's, timm's or transformers' ResNets, one of
-      Caffe's, or a checkpoint of schedule "S".
+    source: a file of torchvision's, timm's or transformers' ResNets, or the
+      folder of a hub, one of Caffe's, or a checkpoint of schedule "S".
     out: the checkpoint folder to write, which must not exist.
     model: row of `zoo.MODELS` that it must become; None takes what the source
       has the blocks of.
@@ -87,8 +94,10 @@ def inflate(
       source's where it has them, else indices.
     reduce_stride: whether the first 1x1x1 of a stage has the stride; None takes
       what files of this kind have.
-    preprocessing: row of PREPROCESSINGS, or a JSON file; None takes what files
-      of this kind expect.
+    stem_pool: "ceil" or "padded"; None takes what files of this kind have.
+    preprocessing: row of PREPROCESSINGS, or a JSON file; None takes what stands
+      beside the file, else what files of this kind expect. Of one frame, it
+      becomes one of FRAMES.
     seed: of what is drawn.
 
   Returns:
@@ -98,106 +107,112 @@ def inflate(
     ValueError: if the source is damaged, of another kind or size, or an
       argument is impossible; then nothing is written.
   """
+  said = {
+    "model": model,
+    "schedule": schedule,
+    "rule": rule,
+    "exact": exact,
+    "temporal_std": None if exact else temporal_std,
+    "flow": flow,
+    "num_classes": num_classes,
+    "reduce_stride": reduce_stride,
+    "stem_pool": stem_pool,
+    "preprocessing": preprocessing,
+    "seed": seed,
+  }
   folder = choices.new_folder(out)
-  if temporal_std < 0:
-    raise WeightsError(f"temporal_std is {temporal_std}: it must be >= 0")
-  if num_classes is not None and num_classes < 1:
-    raise WeightsError(f"num_classes is {num_classes}: it must be >= 1")
-  flat = _read(source, model, reduce_stride, preprocessing)
+  _check(temporal_std, num_classes, seed)
+  flat = _read(source, said)
   pixels = _flow(flat.preprocessing) if flow else flat.preprocessing
   classes = num_classes or flat.module.num_classes
-  module = flat.module.clone(
-    schedule=schedule, rule=rule, num_classes=classes, dropout=0.5
-  )
-  names = flat.labels if num_classes is None and labels is None else labels
+  module = flat.module.clone(schedule=schedule, rule=rule, num_classes=classes)
+  kept = labels or (flat.labels if num_classes is None else None)
   record = checkpoint.Record(
     model=zoo.to_fields(module),
     preprocessing=pixels,
-    labels=tuple(choices.labels(names, classes or 0)),
+    labels=tuple(choices.labels(kept, classes or 0)),
+    scores=flat.scores,
     provenance={
       "kind": "inflated",
       "source": flat.provenance,
-      "choices": convert.spoken(
-        {
-          "model": model,
-          "schedule": schedule,
-          "rule": rule,
-          "exact": exact,
-          "temporal_std": None if exact else temporal_std,
-          "flow": flow,
-          "num_classes": num_classes,
-          "reduce_stride": reduce_stride,
-          "preprocessing": preprocessing,
-          "seed": seed,
-        }
-      ),
+      "choices": choices.spoken(said),
       **versions(),
     },
   )
   made = trees.inflate(
-    {
-      leaf: value
-      for leaf, value in flat.leaves.items()
-      if num_classes is None or not leaf.startswith("params/head/")
-    },
+    flat.leaves if num_classes is None else _headless(flat.leaves),
     module,
-    len(pixels.mean),
+    record.channels,
     exact=exact,
     temporal_std=temporal_std,
     seed=seed,
   )
   report = _report(flat, made)
+  report.notes += choices.notes(classes, kept)
   if flow:
     report.notes.append("conv1 reads flow: its mean over RGB, for x and for y")
-  if names is None and classes:
-    report.notes.append("no labels were given: the classes are 0, 1, ...")
   variables = tree.unflatten({leaf: m.value for leaf, m in made.items()})
   checkpoint.save(folder, variables, record, report.to_json())
   return report
 
 
-def _read(
-  source: choices.Path,
-  model: str | None,
-  reduce_stride: bool | None,
-  preprocessing: str | Preprocessing | None,
-) -> Flat:
+def _check(temporal_std: float, num_classes: int | None, seed: int) -> None:
+  if not 0 <= temporal_std < math.inf:
+    raise WeightsError(
+      f"temporal_std is {temporal_std}: it must be a number, at least 0"
+    )
+  if num_classes is not None and num_classes < 1:
+    raise WeightsError(f"num_classes is {num_classes}: it must be at least 1")
+  if seed < 0:
+    raise WeightsError(f"seed is {seed}: it must be at least 0")
+
+
+def _headless(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  return {k: v for k, v in leaves.items() if not k.startswith("params/head/")}
+
+
+def _read(source: choices.Path, said: Mapping[str, Any]) -> Flat:
   """Reads a 2D network: a checkpoint of our own, or a file."""
   folder = epath.Path(source).expanduser()
-  if not folder.is_dir() or sources.is_transformers(folder):
+  if not folder.is_dir() or hub.find(pathlib.Path(folder)):
     found = sources.read(source)
-    choices.model(model, found)
-    return _from_file(found, reduce_stride, preprocessing)
-  for name, value in (
-    ("reduce_stride", reduce_stride),
-    ("preprocessing", preprocessing),
-  ):
-    if value is not None:
+    choices.model(said["model"], found)
+    return _from_file(found, said)
+  for name in ("reduce_stride", "stem_pool", "preprocessing"):
+    if said[name] is not None:
       raise WeightsError(
-        f"{name} is {value!r}: the record of {folder} says it; leave it out"
+        f"{name} is {said[name]!r}: the record of {folder} says it; leave it "
+        "out"
       )
-  return _from_checkpoint(folder, model)
+  return _from_checkpoint(folder, said["model"])
 
 
-def _from_file(
-  found: sources.Source,
-  reduce_stride: bool | None,
-  preprocessing: str | Preprocessing | None,
-) -> Flat:
+def _from_file(found: sources.Source, said: Mapping[str, Any]) -> Flat:
   kind = sources.KINDS[found.kind]
   if not kind.is_2d:
     raise WeightsError(f"{found.path} is {kind.what}: use `p3d convert`")
-  labels = None
+  if (
+    found.container == "caffe"
+    and found.classes is None
+    and said["num_classes"] is None
+  ):
+    raise WeightsError(
+      f"{found.path} has no classifier {' or '.join(found.naming.heads)}: it "
+      "is cut short, or give --num-classes for a new one"
+    )
   fields: dict[str, Any] = {"flavour": kind.flavour, "schedule": "S"}
-  if found.kind == "transformers":
-    fields["reduce_stride"] = _transformers_stride(found, reduce_stride)
-    labels = _transformers_labels(found)
-  if reduce_stride is not None:
-    fields["reduce_stride"] = reduce_stride
-  pixels = choices.preprocessing(preprocessing or kind.preprocessing)
-  choices.channels(pixels, found.channels, found.path)
-  module = convert.network(found, **fields)
-  variables, report = convert.fill(found, module)
+  if found.container != "caffe":
+    hub.check_network(found.beside, found.kind)
+  if found.kind == "transformers" and said["reduce_stride"] is None:
+    fields["reduce_stride"] = hub.reduce_stride(found.beside)
+  fields |= {
+    name: said[name]
+    for name in ("reduce_stride", "stem_pool")
+    if said[name] is not None
+  }
+  pixels, note = _pixels(found, said["preprocessing"])
+  module = fill.network(found, **fields)
+  variables, report = fill.fill(found, module)
   return Flat(
     what=f"{found.path.name}: {kind.what}, {len(found.arrays)} arrays, "
     f"{choices.depth(found)}, sha256 {found.sha256[:12]}",
@@ -205,50 +220,37 @@ def _from_file(
     leaves=tree.flatten(variables),
     origins=report.used,
     unused=report.unused,
-    preprocessing=dataclasses.replace(pixels, frames=FRAMES),
-    labels=labels,
+    preprocessing=_of_clips(pixels),
+    labels=hub.labels(found.beside, found.classes),
+    scores="softmax",
     provenance=found.provenance(),
+    notes=note,
   )
 
 
-# What config.json of a ResNet says that is computed here, and its defaults.
-_TRANSFORMERS = {
-  "model_type": "resnet",
-  "layer_type": "bottleneck",
-  "hidden_act": "relu",
-  "downsample_in_first_stage": False,
-}
+def _pixels(
+  found: sources.Source, said: str | Preprocessing | None
+) -> tuple[Preprocessing, tuple[str, ...]]:
+  """Returns what weights expect of pixels, and a note if that is assumed."""
+  kind = sources.KINDS[found.kind]
+  usual = choices.preprocessing(said or kind.preprocessing)
+  choices.channels(usual, found.channels, found.path)
+  if said is not None or found.container == "caffe":
+    return usual, ()
+  told = hub.preprocessing(found.beside, usual)
+  if told is not None:
+    return told, ()
+  return usual, (
+    f"the file does not say what pixels must be: {kind.preprocessing}'s, RGB "
+    "by ImageNet's mean and std, is assumed",
+  )
 
 
-def _transformers_stride(found: sources.Source, said: bool | None) -> bool:
-  """Returns whether the first 1x1 has the stride; the arrays do not say."""
-  for name, value in _TRANSFORMERS.items():
-    if found.config.get(name, value) != value:
-      raise WeightsError(
-        f"{found.path}: config.json has {name} {found.config[name]!r}: it must "
-        f"be {value!r}"
-      )
-  if said is not None:
-    return said
-  if not found.config:
-    raise WeightsError(
-      f"{found.path} does not say where the stride is: put its config.json "
-      "beside it, or give --reduce-stride yes or no "
-      "(`downsample_in_bottleneck` of transformers)"
-    )
-  # Absent is transformers' own default.
-  return bool(found.config.get("downsample_in_bottleneck", False))
-
-
-def _transformers_labels(found: sources.Source) -> tuple[str, ...] | None:
-  """Returns the names of the classes, if config.json has names for them."""
-  names = found.config.get("id2label", {})
-  keys = [str(i) for i in range(found.classes or 0)]
-  if not keys or set(names) != set(keys):
-    return None
-  if all(names[key] == f"LABEL_{key}" for key in keys):
-    return None  # what transformers writes where there are none
-  return tuple(str(names[key]) for key in keys)
+def _of_clips(pixels: Preprocessing) -> Preprocessing:
+  """The same of clips: one of a single frame becomes one of FRAMES."""
+  if pixels.frames > 1:
+    return pixels
+  return dataclasses.replace(pixels, frames=FRAMES)
 
 
 def _from_checkpoint(folder: epath.Path, model: str | None) -> Flat:
@@ -269,17 +271,15 @@ def _from_checkpoint(folder: epath.Path, model: str | None) -> Flat:
   leaves = {
     name: np.asarray(leaf) for name, leaf in tree.flatten(variables).items()
   }
-  pixels = record.preprocessing
-  if pixels.frames == 1:
-    pixels = dataclasses.replace(pixels, frames=FRAMES)
   return Flat(
     what=f"{folder.name}: a 2D network trained here, {len(leaves)} leaves",
     module=module,
     leaves=leaves,
     origins={leaf: (leaf,) for leaf in leaves},
     unused={},
-    preprocessing=pixels,
-    labels=record.labels,
+    preprocessing=_of_clips(record.preprocessing),
+    labels=record.labels or None,
+    scores=record.scores,
     provenance={
       "name": folder.name,
       "kind": "p3d_jax",
@@ -310,6 +310,7 @@ def _report(flat: Flat, made: Mapping[str, trees.Made]) -> Report:
     used=used,
     unused=dict(flat.unused),
     fresh={leaf: m.fresh for leaf, m in made.items() if m.fresh},
+    notes=list(flat.notes),
   )
   taken = {m.source for m in made.values()}
   if head := [

@@ -15,6 +15,8 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
 
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+
 _SHOWN = 8  # names in a message; the error's attributes have all
 
 
@@ -121,7 +123,7 @@ def merge(
     if absent:
       continue
     value, fault = _make(row, arrays, leaf, shape)
-    if fault:
+    if fault and fault not in wrong:
       wrong.append(fault)
     filled[leaf], report.used[leaf] = value, row.sources
   taken = {name for row in rows.values() for name in row.sources}
@@ -133,7 +135,7 @@ def merge(
       report.unused.setdefault(unused[name], []).append(name)
     else:
       unknown.append(name)
-  refuse(missing, unknown, wrong)
+  refuse(list(dict.fromkeys(missing)), unknown, wrong)
   return filled, report
 
 
@@ -172,17 +174,19 @@ def _make(
     return value, f"{name} {found} is no {leaf} {shape}"
   if leaf.endswith("/var") and np.any(value < 0):
     return value, f"{name} holds negative variances"
+  if not np.all(np.isfinite(value)):
+    return value, f"{name} makes {leaf} that is not finite"
   return np.ascontiguousarray(value, np.float32), ""
 
 
 def _fault(array: np.ndarray) -> str:
   """Says why an array cannot become float32 as it is, or nothing."""
-  if array.dtype.kind != "f":
-    return f"is {array.dtype.name}, which no weights are"
+  if array.dtype.name not in FLOATS:
+    return f"is {array.dtype.name}, and must be one of {', '.join(FLOATS)}"
   if not np.all(np.isfinite(array)):
     return "holds numbers that are not finite"
   with np.errstate(over="ignore"):
     same = array.astype(np.float32, copy=False)
-  if same.dtype != array.dtype and not np.array_equal(same, array):
-    return f"is {array.dtype.name}, with numbers that float32 cannot hold"
+  if array.dtype == np.float64 and not np.array_equal(same, array):
+    return "is float64, with numbers that float32 cannot hold"
   return ""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import tarfile
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 
-from p3d_jax.weights import caffe, names, torch
+from p3d_jax.weights import caffe, hub, names, torch
 from p3d_jax.weights.merge import WeightsError
 
 
@@ -40,7 +38,7 @@ class Kind(NamedTuple):
 
 
 # The first whose marks a file has is its kind. timm's ResNets have the names of
-# torchvision's; nothing in a file tells the two apart, nor needs to.
+# torchvision's; the config.json beside them says more, see hub.py.
 KINDS: dict[str, Kind] = {
   "port": Kind(
     "a checkpoint of the PyTorch P3D port",
@@ -100,7 +98,7 @@ class Source:
     kind: key of KINDS.
     arrays: by name, as stored.
     sha256: of the file.
-    config: of a config.json that stands beside a transformers file.
+    beside: what stands beside the file, of a model hub.
   """
 
   path: pathlib.Path
@@ -108,7 +106,7 @@ class Source:
   kind: str
   arrays: Mapping[str, np.ndarray]
   sha256: str
-  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  beside: hub.Beside
 
   @property
   def naming(self) -> names.Naming:
@@ -164,24 +162,22 @@ READERS: dict[str, Callable[[pathlib.Path], dict[str, np.ndarray]]] = {
   "caffe": caffe.read,
 }
 
-_HF_FILE, _HF_CONFIG, _HF_PREFIX = "model.safetensors", "config.json", "resnet."
+# In front of names: of nn.DataParallel, and of transformers' trunks.
+_PREFIXES = ("module.", "resnet.")
 
 
 def read(path: str | os.PathLike[str]) -> Source:
-  """Opens a file of weights, or a folder of transformers.
+  """Opens a file of weights, or a folder of a model hub.
 
   Raises:
     WeightsError: if it is not there, damaged, or of no known kind: then with
       what it holds and what was expected.
   """
-  path = pathlib.Path(path).expanduser()
-  if is_transformers(path):
-    path = path / _HF_FILE
-  if not path.is_file():
-    raise WeightsError(f"source is {str(path)!r}: there is no such file")
+  path = _file(path)
   container = _container(path)
   arrays = READERS[container](path)
-  arrays = {name.removeprefix(_HF_PREFIX): arrays[name] for name in arrays}
+  if container != "caffe":
+    arrays = _plain_names(path, arrays)
   kind = _kind(path, arrays)
   return Source(
     path=path,
@@ -189,25 +185,41 @@ def read(path: str | os.PathLike[str]) -> Source:
     kind=kind,
     arrays=arrays,
     sha256=_sha256(path),
-    config=_config(path) if kind == "transformers" else {},
+    beside=hub.beside(path),
   )
 
 
-def is_transformers(path: epath.PathLike) -> bool:
-  """Whether a folder is one that transformers wrote."""
-  return (epath.Path(path) / _HF_FILE).exists()
+def _file(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the file that a path means."""
+  if "://" in os.fspath(path):
+    raise WeightsError(
+      f"source is {os.fspath(path)!r}: files of weights are read from local "
+      "disks, copy it first"
+    )
+  file = pathlib.Path(path).expanduser()
+  if file.is_dir():
+    found = hub.find(file)
+    if found is None:
+      raise WeightsError(
+        f"source is {str(file)!r}, a folder: name a file, or a folder with "
+        f"{' or '.join(hub.FILES)}"
+      )
+    return found
+  if not file.is_file():
+    raise WeightsError(f"source is {str(file)!r}: there is no such file")
+  return file
 
 
 def _container(path: pathlib.Path) -> str:
   """Which reader a file's first bytes ask for, whatever its name."""
   with path.open("rb") as file:
     head = file.read(9)
+  if head[8:9] == b"{":
+    return "safetensors"  # eight bytes of length, then JSON
   if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
     return "torch"  # a zip, or a pickle of the old format
   if tarfile.is_tarfile(path):
     return "torch"  # of 2017; PyTorch says that it does not open it
-  if head[8:9] == b"{":
-    return "safetensors"  # eight bytes of length, then JSON
   if not head:
     raise WeightsError(f"{path} is empty")
   if path.suffix == ".caffemodel" or head[:1] in (b"\x0a", b"\x12", b"\xa2"):
@@ -218,9 +230,30 @@ def _container(path: pathlib.Path) -> str:
   )
 
 
+def _plain_names(
+  path: pathlib.Path, arrays: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """Takes off what stands in front of names.
+
+  `module.` goes where all names have it; `resnet.` where no name is lost.
+  """
+  for prefix in _PREFIXES:
+    plain = {name.removeprefix(prefix): array for name, array in arrays.items()}
+    everywhere = all(name.startswith(prefix) for name in arrays)
+    if everywhere or (prefix == "resnet." and len(plain) == len(arrays)):
+      arrays = plain
+  return arrays
+
+
 def _kind(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> str:
   for name, kind in KINDS.items():
     if all(mark in arrays for mark in kind.marks):
+      conv1 = arrays[names.array(kind.naming, "params/stem/conv/kernel")]
+      if conv1.ndim not in (4, 5):
+        raise WeightsError(
+          f"{path} has a first convolution of shape {conv1.shape}: it must be "
+          "(out, in, [time,] height, width)"
+        )
       return name
   held = [f"{name} {tuple(array.shape)}" for name, array in arrays.items()]
   expected = "; ".join(
@@ -232,20 +265,6 @@ def _kind(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> str:
     f"expected {expected}",
     unknown=tuple(arrays),
   )
-
-
-def _config(path: pathlib.Path) -> dict[str, Any]:
-  """Reads the config.json beside a file of transformers."""
-  file = path.with_name(_HF_CONFIG)
-  if not file.is_file():
-    return {}
-  try:
-    content = json.loads(file.read_text())
-  except ValueError as error:
-    raise WeightsError(f"{file} is damaged: {error}") from error
-  if not isinstance(content, dict):
-    raise WeightsError(f"{file} is damaged: it holds no object")
-  return content
 
 
 def _sha256(path: pathlib.Path) -> str:

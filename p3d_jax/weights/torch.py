@@ -11,13 +11,15 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from p3d_jax.weights.merge import WeightsError
 
@@ -25,56 +27,93 @@ Path = str | os.PathLike[str]
 
 # Where training scripts put the state dict: beside the epoch and the like.
 WRAPPERS = ("state_dict", "model")
-# In front of every name, of nn.DataParallel.
-PREFIX = "module."
+
+# safetensors' types that numpy has, with jax's bfloat16.
+_TYPES: dict[str, Any] = {
+  "F16": np.float16,
+  "BF16": ml_dtypes.bfloat16,
+  "F32": np.float32,
+  "F64": np.float64,
+  "I32": np.int32,
+  "I64": np.int64,
+}
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
   """Reads the arrays of a .safetensors file.
 
   Raises:
-    WeightsError: if the file is damaged, or of a type that numpy does not have.
+    WeightsError: if the file is damaged, or of a type that no weights are of.
   """
+  with open(path, "rb") as file:
+    content = file.read()
   try:
-    return safetensors.numpy.load_file(path)
-  except (safetensors.SafetensorError, KeyError, TypeError) as error:
+    views = safetensors.deserialize(content)
+  except safetensors.SafetensorError as error:
     raise WeightsError(f"{path} is damaged: {_line(error)}") from error
+  arrays = {}
+  for name, view in sorted(views, key=lambda item: item[0]):
+    if view["dtype"] not in _TYPES:
+      raise WeightsError(
+        f"{path}: {name} is of type {view['dtype']}: it must be one of "
+        f"{', '.join(_TYPES)}"
+      )
+    flat = np.frombuffer(view["data"], _TYPES[view["dtype"]])
+    arrays[name] = flat.reshape(view["shape"])
+  return arrays
 
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
   """Reads the state dict of a PyTorch file, of the old format or the new.
 
   Returns:
-    Array by name; `module.` is taken off where all names have it, and a state
-    dict may stand alone or under one of WRAPPERS.
+    Array by name; a state dict may stand alone or under one of WRAPPERS.
 
   Raises:
     WeightsError: if PyTorch is not installed, or the file is damaged or holds
       anything but tensors and plain values.
   """
-  content = _load(path)
-  for key in WRAPPERS:
-    if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-      content = content[key]
-      break
+  state = _state_dict(path, _load(path))
+  return {name: _numpy(path, name, value) for name, value in state.items()}
+
+
+def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
+  """Finds the state dict in what a file holds."""
+  rule = (
+    "it must be a state dict, alone or under "
+    f"{' or '.join(map(repr, WRAPPERS))}"
+  )
+  if isinstance(content, Mapping):
+    dicts = [key for key, v in content.items() if _is_state_dict(v)]
+    if len(dicts) > 1:
+      raise WeightsError(
+        f"{path} holds {len(dicts)} state dicts, {', '.join(map(repr, dicts))}:"
+        " save the one that is meant alone"
+      )
+    if dicts and dicts[0] in WRAPPERS:
+      content = content[dicts[0]]
   if not isinstance(content, Mapping) or not content:
-    raise WeightsError(
-      f"{path} holds {type(content).__name__}: it must be a state dict, alone "
-      f"or under {' or '.join(map(repr, WRAPPERS))}"
-    )
+    raise WeightsError(f"{path} holds {type(content).__name__}: {rule}")
   for name, value in content.items():
     if not (isinstance(name, str) and hasattr(value, "detach")):
-      raise WeightsError(
-        f"{path} has {name!r}, which is no tensor: it must be a state dict, "
-        f"alone or under {' or '.join(map(repr, WRAPPERS))}"
-      )
-  cut = len(PREFIX) if all(n.startswith(PREFIX) for n in content) else 0
-  return {name[cut:]: _numpy(name, value) for name, value in content.items()}
+      raise WeightsError(f"{path} has {name!r}, which is no tensor: {rule}")
+  return content
+
+
+def _is_state_dict(value: Any) -> bool:
+  """Whether it holds tensors by name, as an optimiser's state does not."""
+  return (
+    isinstance(value, Mapping)
+    and bool(value)
+    and all(isinstance(name, str) for name in value)
+    and all(hasattr(tensor, "detach") for tensor in value.values())
+  )
 
 
 def _load(path: Path) -> Any:
   """Opens a PyTorch file with `weights_only=True`."""
   torch = require(f"reading {path}")
+  _check_zip(path)
   with torch.serialization.safe_globals(_numpy_scalars(torch)):
     try:
       with warnings.catch_warnings():
@@ -86,19 +125,46 @@ def _load(path: Path) -> Any:
         f"{_reason(error)}"
       ) from error
     except (
-      RuntimeError,
-      EOFError,
-      ValueError,
-      KeyError,
-      IndexError,
-      AttributeError,
+      # A pickle that is cut short, or has a wrong byte, can end in any of them.
+      ArithmeticError,
       AssertionError,
-      TypeError,
+      AttributeError,
+      EOFError,
+      ImportError,
+      LookupError,
+      MemoryError,
       OSError,
+      RuntimeError,
+      TypeError,
+      ValueError,
+      struct.error,
     ) as error:
       raise WeightsError(
         f"{path} is damaged, or no PyTorch file: {_line(error)}"
       ) from error
+
+
+def _check_zip(path: Path) -> None:
+  """Checks what PyTorch does not: the sums in a zip, and TorchScript.
+
+  Raises:
+    WeightsError: if a byte is not what was written, or it is a program.
+  """
+  with open(path, "rb") as file:
+    if file.read(2) != b"PK":
+      return
+  try:
+    with zipfile.ZipFile(path) as archive:
+      names = archive.namelist()
+      damaged = archive.testzip()
+  except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    raise WeightsError(f"{path} is damaged: {_line(error)}") from error
+  if damaged is not None:
+    raise WeightsError(f"{path} is damaged: {damaged} has another checksum")
+  if any(name.endswith("/constants.pkl") for name in names):
+    raise WeightsError(
+      f"{path} is a TorchScript program: save the state dict of its network"
+    )
 
 
 def _numpy_scalars(torch: Any) -> list[Any]:
@@ -135,11 +201,15 @@ def require(purpose: str) -> Any:
   return torch
 
 
-def _numpy(name: str, tensor: Any) -> np.ndarray:
+def _numpy(path: Path, name: str, tensor: Any) -> np.ndarray:
   try:
+    if (
+      str(tensor.dtype) == "torch.bfloat16"
+    ):  # numpy has none; float32 holds it
+      tensor = tensor.float()
     return tensor.detach().numpy()
-  except (TypeError, RuntimeError) as error:  # bfloat16, quantised, sparse
-    raise WeightsError(f"{name}: {_line(error)}") from error
+  except (TypeError, RuntimeError) as error:  # quantised, sparse
+    raise WeightsError(f"{path}: {name}: {_line(error)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -60,13 +60,13 @@ def table_weights():
   return table.random_weights(seed=0)
 
 
-def flow_weights(weights, classes=400):
-  """The flow network: two inputs, and fc_kinetics."""
+def kinetics(weights, channels=3):
+  """The Kinetics networks: 400 classes, and two inputs for flow."""
   fc, conv1 = weights["fc_sports1m"], weights["conv1"]
   return {
     **weights,
-    "conv1": {"kernel": conv1["kernel"][:, :2].copy()},
-    "fc_sports1m": {name: array[:classes] for name, array in fc.items()},
+    "conv1": {"kernel": conv1["kernel"][:, :channels].copy()},
+    "fc_sports1m": {name: array[:400] for name, array in fc.items()},
   }
 
 
@@ -99,22 +99,26 @@ def test_sports_1m_in_caffe(table_weights, tmp_path):
   check_table(tmp_path / "out", table_weights, (2, 5, 65, 47), 3)
 
 
-def test_flow_in_caffe(table_weights, tmp_path):
-  weights = flow_weights(table_weights)
+@pytest.mark.parametrize(
+  ("channels", "pixels", "dropout"),
+  [(3, "released_rgb", 0.5), (2, "released_flow", 0.7)],
+)
+def test_kinetics_in_caffe(table_weights, tmp_path, channels, pixels, dropout):
+  weights = kinetics(table_weights, channels)
   layers = caffe_file.p3d199(weights, fc="fc_kinetics")
-  caffe_file.write(tmp_path / "flow.caffemodel", layers)
-  convert.convert(tmp_path / "flow.caffemodel", tmp_path / "out")
+  caffe_file.write(tmp_path / "a.caffemodel", layers)
+  convert.convert(tmp_path / "a.caffemodel", tmp_path / "out")
   _, _, record = p3d_jax.load(tmp_path / "out")
-  assert record.preprocessing == PREPROCESSINGS["released_flow"]
-  assert record.model["dropout"] == 0.7
-  check_table(tmp_path / "out", weights, (1, 5, 33, 40), 2)
+  assert record.preprocessing == PREPROCESSINGS[pixels]
+  assert (record.model["dropout"], len(record.labels)) == (dropout, 400)
+  check_table(tmp_path / "out", weights, (1, 5, 33, 40), channels)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [3, 2])
 def test_caffe_at_full_size(table_weights, tmp_path, channels):
   """The published shape, RGB and flow."""
-  weights = flow_weights(table_weights) if channels == 2 else table_weights
+  weights = kinetics(table_weights, 2) if channels == 2 else table_weights
   fc = "fc_kinetics" if channels == 2 else "fc_sports1m"
   caffe_file.write(tmp_path / "a.caffemodel", caffe_file.p3d199(weights, fc=fc))
   convert.convert(tmp_path / "a.caffemodel", tmp_path / "out")
@@ -301,12 +305,47 @@ def test_what_is_known_of_the_authors_need_not_be_said(table_weights, tmp_path):
   with pytest.raises(ValueError, match="rule is 'port': .* leave it out"):
     convert.convert(tmp_path / "a.caffemodel", tmp_path / "out", rule="port")
   grey = {"kernel": table_weights["conv1"]["kernel"][:, :1].copy()}
-  wrong = {**flow_weights(table_weights), "conv1": grey}
+  wrong = {**kinetics(table_weights), "conv1": grey}
   layers = caffe_file.p3d199(wrong, fc="fc_kinetics")
   caffe_file.write(tmp_path / "b.caffemodel", layers)
   with pytest.raises(ValueError, match="has the head fc_kinetics/0 and 1"):
     convert.convert(tmp_path / "b.caffemodel", tmp_path / "out")
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("count", [[1, 2], 2.5, -1], ids=str)
+def test_a_count_of_batches_is_one_whole_number(tmp_path, state, count):
+  count = port.torch.tensor(count)
+  changed = {**state, "bn1.num_batches_tracked": count}
+  port.old_file(tmp_path / "a.pth", changed, batches_tracked=True)
+  with pytest.raises(ValueError, match="one whole number of batches"):
+    convert.convert(tmp_path / "a.pth", tmp_path / "out", **SAID)
+
+
+def test_labels_of_windows(tmp_path, state):
+  port.old_file(tmp_path / "a.pth", state)
+  text = "\ufeffa\r\nb\r\nc\r\nd\r\ne\r\nf\r\ng\r\n\r\n"
+  (tmp_path / "labels.txt").write_bytes(text.encode())
+  labels = tmp_path / "labels.txt"
+  convert.convert(tmp_path / "a.pth", tmp_path / "out", **SAID, labels=labels)
+  _, _, record = p3d_jax.load(tmp_path / "out")
+  assert record.labels == tuple("abcdefg")
+  labels.write_bytes("ä".encode("latin-1") * 7)
+  with pytest.raises(
+    ValueError, match="labels is .*: it must be text in UTF-8"
+  ):
+    convert.convert(tmp_path / "a.pth", tmp_path / "b", **SAID, labels=labels)
+
+
+@pytest.mark.parametrize("place", ["file/out", "dangling"])
+def test_an_out_that_cannot_be(tmp_path, state, place):
+  port.old_file(tmp_path / "a.pth", state)
+  (tmp_path / "file").write_text("")
+  (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+  before = sorted(tmp_path.iterdir())
+  with pytest.raises(ValueError, match="^out is "):
+    convert.convert(tmp_path / "a.pth", tmp_path / place, **SAID)
+  assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_folder_is_not_written_over(tmp_path, state):

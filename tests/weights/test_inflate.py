@@ -12,7 +12,7 @@ import pytest
 
 from p3d_jax.checkpoint import tree
 from p3d_jax.models import zoo
-from p3d_jax.weights import convert, inflate, source
+from p3d_jax.weights import fill, inflate, source
 
 resnet = pytest.importorskip(
   "tests.reference.resnet", reason="the reference is transformers' ResNet"
@@ -75,10 +75,10 @@ def references(depth, tmp_path_factory):
 
 
 def flat_leaves(found, reduce_stride):
-  module = convert.network(
+  module = fill.network(
     found, flavour="torchvision", schedule="S", reduce_stride=reduce_stride
   )
-  variables, _ = convert.fill(found, module)
+  variables, _ = fill.fill(found, module)
   return module, tree.flatten(variables)
 
 

@@ -5,11 +5,13 @@ statistics that are stored times a factor; a wrong pool, stride or channel order
 is off by 1e-2 and more. Measured: 4e-7 and 1e-6.
 """
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import p3d_jax
 from p3d_jax.checkpoint import model as checkpoint
@@ -49,8 +51,6 @@ def net():
 @pytest.fixture(scope="module")
 def files(net, tmp_path_factory):
   """The same network in every container and by every name."""
-  import safetensors.numpy
-
   folder = tmp_path_factory.mktemp("files")
   state = resnet.torchvision_names(net.state_dict())
   tensors = {name: torch.from_numpy(array) for name, array in state.items()}
@@ -84,6 +84,8 @@ def test_every_container_and_names(files, net, tmp_path, name):
   assert [len(names) for names in report.unused.values()] == [53]
   # 13 temporal filters, each with a batch norm.
   assert len(report.fresh) == 13 * 5
+  # transformers writes no preprocessor_config.json with a network alone.
+  assert any("pixels must be: torchvision's" in n for n in report.notes)
   assert checkpoint.read_report(tmp_path / "out") == report.to_json()
 
 
@@ -165,13 +167,16 @@ def test_labels_of_transformers(files, tmp_path):
 
 def test_a_2d_network_of_our_own(tmp_path):
   """Its record says everything; on a still clip it stays what it was."""
-  flat = slim.net(schedule="S", stages=(2, 1, 2, 1), reduce_stride=False)
+  flat = slim.net(
+    schedule="S", stages=(2, 1, 2, 1), reduce_stride=False, dropout=0.3
+  )
   variables = slim.variables(flat)
   pixels = PREPROCESSINGS["caffe"]
   record = p3d_jax.Record(
     model=zoo.to_fields(flat),
     preprocessing=pixels,
     labels=("a", "b", "c", "d", "e"),
+    scores="sigmoid",
   )
   p3d_jax.save(tmp_path / "flat", variables, record)
   inflate(tmp_path / "flat", tmp_path / "out", schedule="BCA", exact=True)
@@ -183,6 +188,7 @@ def test_a_2d_network_of_our_own(tmp_path):
   assert (net.schedule, net.reduce_stride) == ("BCA", False)
   assert (made.labels, made.preprocessing.channels) == (record.labels, "BGR")
   assert made.preprocessing.frames == 16
+  assert (made.scores, made.model["dropout"]) == ("sigmoid", flat.dropout)
   assert made.provenance["source"]["kind"] == "p3d_jax"
   with pytest.raises(ValueError, match="is no 2D network: its blocks are"):
     inflate(tmp_path / "out", tmp_path / "again")
@@ -225,6 +231,10 @@ def test_a_new_head(files, tmp_path):
     ({"labels": ("a",)}, "labels are 1 names .* there must be 11"),
     ({"num_classes": 0}, "num_classes is 0"),
     ({"temporal_std": -1.0}, "temporal_std is -1.0"),
+    ({"temporal_std": float("nan")}, "temporal_std is nan"),
+    ({"temporal_std": float("inf")}, "temporal_std is inf"),
+    ({"seed": -1}, "seed is -1"),
+    ({"stem_pool": "floor"}, "stem_pool is 'floor'"),
     ({"schedule": "ABX"}, "schedule is 'ABX'"),
     ({"rule": "caffe"}, "rule is 'caffe'"),
     ({"preprocessing": "released_flow"}, r"2 channels \(flow\)"),
@@ -236,6 +246,81 @@ def test_mistakes(files, tmp_path, said, match):
     inflate(files / "resnet50.pth", tmp_path / "out", **said)
   assert "\n" not in str(caught.value)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stands_beside_a_file_counts(files, tmp_path):
+  """As timm writes it: other pixels, and another network of equal arrays."""
+  shutil.copy(files / "resnet50.safetensors", tmp_path / "model.safetensors")
+  config = {
+    "architecture": "resnet50",
+    "pretrained_cfg": {
+      "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
+      "input_size": [3, 176, 176], "crop_pct": 1.0,
+    },
+  }  # fmt: skip
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  report = inflate(tmp_path, tmp_path / "out")
+  _, _, record = p3d_jax.load(tmp_path / "out")
+  pixels = record.preprocessing
+  assert (pixels.mean, pixels.crop, pixels.frames) == ((0.5,) * 3, 176, 16)
+  assert not any("pixels" in note for note in report.notes)
+  config["architecture"] = "resnetblur50"
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match="architecture 'resnetblur50'"):
+    inflate(tmp_path, tmp_path / "b")
+
+
+def test_caffe_weights_by_torchvisions_names(tmp_path):
+  """What such a file cannot say, a user can."""
+  net = resnet.build(
+    50, width=WIDTH, classes=CLASSES, downsample_in_bottleneck=True
+  )
+  state = resnet.torchvision_names(net.state_dict())
+  safetensors.numpy.save_file(state, tmp_path / "a.safetensors")
+  inflate(
+    tmp_path / "a.safetensors",
+    tmp_path / "out",
+    exact=True,
+    reduce_stride=True,
+    stem_pool="ceil",
+    preprocessing="caffe",
+  )
+  expected = resnet.logits(net, images(), "ceil")
+  assert error(tmp_path / "out", expected) < TOLERANCE
+  _, _, record = p3d_jax.load(tmp_path / "out")
+  assert record.preprocessing.channels == "BGR"
+
+
+def test_preprocessing_of_a_file_is_taken_as_it_is(files, tmp_path):
+  said = dataclasses.replace(PREPROCESSINGS["caffe"], frames=8, stride=2)
+  (tmp_path / "mine.json").write_text(json.dumps(said.to_dict()))
+  inflate(
+    files / "resnet50.pth",
+    tmp_path / "out",
+    preprocessing=str(tmp_path / "mine.json"),
+  )
+  _, _, record = p3d_jax.load(tmp_path / "out")
+  assert record.preprocessing == said
+
+
+def test_a_caffe_file_without_its_end_is_refused(net, tmp_path):
+  """Cut where a layer ends, a file is whole but for its classifier."""
+  layers = caffe_file.resnet(resnet.torchvision_names(net.state_dict()), 50)
+  kept = [layer for layer in layers if layer.name not in ("fc1000", "loss")]
+  caffe_file.write(tmp_path / "a.caffemodel", kept)
+  with pytest.raises(ValueError, match="no classifier fc1000: it is cut short"):
+    inflate(tmp_path / "a.caffemodel", tmp_path / "out")
+  inflate(tmp_path / "a.caffemodel", tmp_path / "out", num_classes=3)
+
+
+def test_a_trunk_is_said_to_be_one(files, tmp_path):
+  state = safetensors.numpy.load_file(files / "resnet50.safetensors")
+  trunk = {k: v for k, v in state.items() if not k.startswith("fc.")}
+  safetensors.numpy.save_file(trunk, tmp_path / "a.safetensors")
+  report = inflate(tmp_path / "a.safetensors", tmp_path / "out")
+  assert any("no classifier: a trunk" in note for note in report.notes)
+  net, _, _ = p3d_jax.load(tmp_path / "out")
+  assert net.num_classes is None
 
 
 def test_a_p3d_is_not_inflated(tmp_path):

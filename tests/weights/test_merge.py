@@ -1,5 +1,6 @@
 """The strict merge: everything is used, filled or listed, or an error."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -40,7 +41,7 @@ def test_all_that_fits_is_used_and_listed():
     ({"z": np.array([1, np.inf, 1])}, "z holds numbers that are not finite"),
     ({"x": np.full(2, 1 / 3)}, "x is float64, with numbers that float32"),
     ({"x": np.full(2, 1e300)}, "x is float64, with numbers that float32"),
-    ({"x": np.ones(2, int)}, "x is int64, which no weights are"),
+    ({"x": np.ones(2, int)}, "x is int64, and must be one of float32"),
     ({"x": None, "w": np.ones(1)}, "missing: x; 1 arrays are of no use: w"),
   ],
   ids=str,
@@ -50,11 +51,28 @@ def test_anything_else_is_an_error(changed, match):
     merge(ROWS, arrays(**changed), LEAVES, {})
 
 
-def test_half_precision_is_taken_to_the_bit():
-  """Every float16 is a float32."""
-  half = np.random.default_rng(0).standard_normal(2).astype(np.float16)
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_is_taken_to_the_bit(kind):
+  """Every float16 and every bfloat16 is a float32."""
+  half = np.random.default_rng(0).standard_normal(2).astype(kind)
   filled, _ = merge(ROWS, arrays(x=half), LEAVES, {})
   np.testing.assert_array_equal(filled["a"], half)
+
+
+def test_what_is_made_is_finite_too():
+  """As a variance that is divided by a factor of almost nothing."""
+  rows = {"b/var": Row(("y",), lambda y: y * np.inf)}
+  with pytest.raises(WeightsError, match="y makes b/var that is not finite"):
+    merge(rows, {"y": np.ones(3)}, {"b/var": (3,)}, {})
+
+
+def test_one_line_for_what_two_leaves_need():
+  rows = {"a": ROWS["a"], "c": ROWS["a"]}
+  with pytest.raises(WeightsError, match="^1 arrays are missing: x$"):
+    merge(rows, {}, {"a": (2,), "c": (2,)}, {})
+  bad = {"x": np.full(2, np.nan)}
+  with pytest.raises(WeightsError, match="^1 arrays do not fit: x holds"):
+    merge(rows, bad, {"a": (2,), "c": (2,)}, {})
 
 
 def test_long_lists_are_cut_in_the_message_alone():

@@ -121,3 +121,54 @@ def test_a_tar_of_2017_is_not_opened(tmp_path):
 def test_no_file(tmp_path):
   with pytest.raises(WeightsError, match="there is no such file"):
     source.read(tmp_path / "a.pth")
+
+
+def resnet_names(*names):
+  """Arrays enough to be recognised as torchvision's, and more."""
+  marks = source.KINDS["torchvision"].marks
+  kernel = np.ones((4, 3, 7, 7), np.float32)
+  return dict.fromkeys((*marks, *names), kernel)
+
+
+def saved(path, arrays, **options):
+  safetensors.numpy.save_file(arrays, path, **options)
+  return path
+
+
+def test_prefixes(tmp_path):
+  plain = resnet_names("fc.weight")
+  for prefix in ("module.", "resnet.", "module.resnet."):
+    named = {prefix + name: array for name, array in plain.items()}
+    found = source.read(saved(tmp_path / "a.safetensors", named))
+    assert set(found.arrays) == set(plain)
+  # Where a name would be lost, nothing is taken off.
+  both = {**plain, "resnet.conv1.weight": plain["conv1.weight"]}
+  found = source.read(saved(tmp_path / "b.safetensors", both))
+  assert set(found.arrays) == set(both)
+
+
+def test_safetensors_whose_length_looks_like_a_pickle(tmp_path):
+  """One header in 32 has a length whose first byte is a pickle's."""
+  for pad in range(300):
+    file = saved(tmp_path / "a", resnet_names(), metadata={"pad": "x" * pad})
+    if file.read_bytes()[0] == 0x80:
+      break
+  assert source.read(file).container == "safetensors"
+
+
+def test_a_folder_must_be_a_hubs(tmp_path):
+  with pytest.raises(WeightsError, match="a folder: name a file, or a folder"):
+    source.read(tmp_path)
+  saved(tmp_path / "model.safetensors", resnet_names())
+  assert source.read(tmp_path).path.name == "model.safetensors"
+
+
+def test_a_bucket_is_not_read(tmp_path):
+  with pytest.raises(WeightsError, match="'gs://b/a.pth': files of weights"):
+    source.read("gs://b/a.pth")
+
+
+def test_a_first_convolution_that_is_none(tmp_path):
+  arrays = resnet_names() | {"conv1.weight": np.ones(3, np.float32)}
+  with pytest.raises(WeightsError, match=r"first convolution of shape \(3,\)"):
+    source.read(saved(tmp_path / "a.safetensors", arrays))
