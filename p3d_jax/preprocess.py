@@ -1,7 +1,6 @@
 """What weights expect of pixels, and the arithmetic that gives it to them."""
 
 import dataclasses
-import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +24,8 @@ SWSCALE = (
 # channels -> how many; "BGR" and "RGB" are both read from RGB frames.
 CHANNELS = {"RGB": 3, "BGR": 3, "flow": 2}
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
   if not ok:
@@ -36,10 +37,10 @@ def _is_count(value: object) -> bool:
   return type(value) is int and value >= 1
 
 
-def _is_number(value: object) -> bool:
-  """Whether it is a finite number."""
-  whether = isinstance(value, bool)
-  return not whether and isinstance(value, numbers.Real) and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+  """Whether it is a number, and finite in the float32 that it is used in."""
+  real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  return real and bool(abs(value) <= _LARGEST)
 
 
 def _numbers(name: str, value: Any, channels: str) -> tuple[float, ...]:
@@ -61,14 +62,14 @@ def _sizes(
   """Checks a size in pixels: None, a side, or a pair."""
   if value is None:
     return None
-  sides = tuple(value) if np.iterable(value) else (value,)
+  sides = tuple(value) if np.iterable(value) else (value, value)
   _require(
-    len(sides) in (1, 2) and all(_is_count(side) for side in sides),
+    len(sides) == 2 and all(_is_count(side) for side in sides),
     name,
     value,
     "a side in pixels or (height, width)",
   )
-  return sides[0] if isinstance(value, int) else (sides[0], sides[1])
+  return value if isinstance(value, int) else (sides[0], sides[1])
 
 
 @dataclasses.dataclass(frozen=True)

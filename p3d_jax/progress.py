@@ -110,6 +110,18 @@ class Bar:
     if self._bar:
       self._bar.update(self._task, completed=done, left=self._left())
 
+  def note(self, text: str, line: bool = False) -> None:
+    """Shows what goes on between two updates.
+
+    Args:
+      text: takes the place of the numbers.
+      line: whether to print a line where there is no terminal.
+    """
+    if self._bar:
+      self._bar.update(self._task, note=text)
+    elif line:
+      self.say(f"{self._title} {self._done}/{self._total}  {text}")
+
   def say(self, text: str) -> None:
     """Prints a line above the bar."""
     (self._bar.console if self._bar else self.console).print(

@@ -14,6 +14,7 @@ from p3d_jax.preprocess import (
   resize_frames,
 )
 
+NAN, INF = float("nan"), float("inf")
 PIXEL = np.array([[[[[10, 20, 30]]]]], np.uint8)
 
 
@@ -137,6 +138,17 @@ def test_from_dict_is_strict() -> None:
   del fields["mean"]
   with pytest.raises(ValueError, match=r"missing keys \['mean'\]"):
     Preprocessing.from_dict(fields)
+  none: Any
+  for none in ([], "released_rgb", 5, None):
+    name = type(none).__name__
+    with pytest.raises(ValueError, match=f"^preprocessing.* {name}, not an"):
+      Preprocessing.from_dict(none)
+
+
+def test_whole_numbers_and_arrays_will_do() -> None:
+  record = Preprocessing(mean=(104, 117, 123), std=np.ones(3), fps=25)  # type: ignore[arg-type]
+  assert record.to_dict()["mean"] == [104.0, 117.0, 123.0]
+  assert record.std == (1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -147,18 +159,43 @@ def test_from_dict_is_strict() -> None:
     ({"fps": 0.0}, "fps=0.0"),
     ({"channels": "rgb"}, "channels='rgb'.*RGB, BGR, flow"),
     ({"scale": 0.0}, "scale=0.0"),
-    ({"mean": (0.0, 0.0)}, "mean=.*3 numbers"),
-    ({"channels": "flow"}, "mean=.*2 numbers"),
+    ({"mean": (0.0, 0.0)}, "mean=.*3 finite numbers"),
+    ({"channels": "flow"}, "mean=.*2 finite numbers"),
     ({"std": (1.0, 1.0, 0.0)}, "std="),
     ({"crop": 200}, "crop=200.*at most the resize"),
     ({"crop": None}, "crop=None"),
     ({"resize": (182, 242, 3)}, "resize="),
     ({"resize": -5}, "resize=-5"),
+    ({"frames": 2.5}, "^frames=2.5: must be a whole number >= 1$"),
+    ({"frames": True}, "^frames=True: must be a whole"),
+    ({"frames": "16"}, "^frames='16': must be a whole"),
+    ({"stride": 1.5}, "^stride=1.5: must be a whole"),
+    ({"stride": None}, "^stride=None: must be a whole"),
+    ({"crop": 20.5}, "^crop=20.5: must be a side"),
+    ({"crop": True}, "^crop=True: must be a side"),
+    ({"crop": (160,)}, r"^crop=\(160,\): must be a side"),
+    ({"resize": (182, 242.5)}, "^resize=.*must be a side"),
+    ({"fps": NAN}, "^fps=nan: must be a finite number > 0 or None$"),
+    ({"fps": INF}, "^fps=inf: must be a finite"),
+    ({"fps": "25"}, "^fps='25': must be a finite"),
+    ({"scale": INF}, "^scale=inf: must be a finite number > 0$"),
+    ({"scale": None}, "^scale=None: must be a finite"),
+    ({"mean": (NAN, 0.0, 0.0)}, r"^mean=\(nan, .*must be 3 finite numbers"),
+    ({"mean": (0.0, -INF, 0.0)}, "^mean=.*must be 3 finite numbers"),
+    # A float32, which pixels are, would make it infinite.
+    ({"mean": (0, 0, 10**39)}, "^mean=.*must be 3 finite numbers"),
+    ({"mean": (0, 0, True)}, "^mean=.*must be 3 finite numbers"),
+    ({"mean": "abc"}, "^mean='abc': must be 3 finite numbers"),
+    ({"mean": 5}, "^mean=5: must be 3 finite numbers"),
+    ({"std": (1.0, 1.0, NAN)}, "^std=.*must be 3 finite numbers"),
+    ({"std": (1.0, INF, 1.0)}, "^std=.*must be 3 finite numbers"),
+    ({"channels": {}}, r"^channels=\{\}: must be one of"),
   ],
 )
 def test_errors_name_the_field(fields: dict[str, Any], message: str) -> None:
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ValueError, match=message) as caught:
     Preprocessing(**fields)
+  assert "\n" not in str(caught.value)
 
 
 def test_preprocess_refuses_floats_and_small_frames() -> None:

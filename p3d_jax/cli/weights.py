@@ -50,6 +50,21 @@ def _stem_pool_argument(parser: argparse.ArgumentParser, default: str) -> None:
   )
 
 
+def _reduce_stride_argument(
+  parser: argparse.ArgumentParser, default: str
+) -> None:
+  parser.add_argument(
+    "--reduce-stride",
+    choices=("yes", "no"),
+    help="whether the first 1x1x1 of a stage has the stride, or the 3x3 "
+    f"(default: {default})",
+  )
+
+
+def _reduce_stride(args: argparse.Namespace) -> bool | None:
+  return {None: None, "yes": True, "no": False}[args.reduce_stride]
+
+
 def _inflate_arguments(parser: argparse.ArgumentParser) -> None:
   _source_arguments(
     parser,
@@ -78,7 +93,6 @@ def _inflate_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--temporal-std",
     type=float,
-    default=0.01,
     help="deviation of the Gaussian that they are drawn from (default: 0.01)",
   )
   parser.add_argument(
@@ -93,12 +107,7 @@ def _inflate_arguments(parser: argparse.ArgumentParser) -> None:
     help="draw a new head of N classes (default: keep the source's)",
   )
   _labels_argument(parser, "the source's, or their numbers if it has none")
-  parser.add_argument(
-    "--reduce-stride",
-    choices=("yes", "no"),
-    help="whether the first 1x1x1 of a stage has the stride, or the 3x3 "
-    "(default: as in files of this kind)",
-  )
+  _reduce_stride_argument(parser, "as in files of this kind")
   _stem_pool_argument(parser, "as in files of this kind")
   _preprocessing_argument(
     parser,
@@ -112,7 +121,6 @@ def _inflate_arguments(parser: argparse.ArgumentParser) -> None:
 def _inflate(args: argparse.Namespace) -> int:
   from p3d_jax.weights.inflate_file import inflate
 
-  stride = args.reduce_stride
   report = inflate(
     args.source,
     args.out,
@@ -124,7 +132,7 @@ def _inflate(args: argparse.Namespace) -> int:
     flow=args.flow,
     num_classes=args.num_classes,
     labels=args.labels,
-    reduce_stride=None if stride is None else stride == "yes",
+    reduce_stride=_reduce_stride(args),
     stem_pool=args.stem_pool,
     preprocessing=args.preprocessing,
     seed=args.seed,
@@ -150,6 +158,7 @@ def _convert_arguments(parser: argparse.ArgumentParser) -> None:
     "--schedule", help=f"which block stands where, such as ABC ({needed})"
   )
   _stem_pool_argument(parser, "that of the rule")
+  _reduce_stride_argument(parser, "yes, as in the port and in the release")
   _preprocessing_argument(parser, needed)
   _labels_argument(parser, "their numbers")
 
@@ -164,6 +173,7 @@ def _convert(args: argparse.Namespace) -> int:
     rule=args.rule,
     schedule=args.schedule,
     stem_pool=args.stem_pool,
+    reduce_stride=_reduce_stride(args),
     preprocessing=args.preprocessing,
     labels=args.labels,
   )

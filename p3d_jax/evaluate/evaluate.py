@@ -11,6 +11,7 @@ from etils import epath
 
 from p3d_jax.checkpoint import model
 from p3d_jax.data.sets import VideoSet, open_set
+from p3d_jax.evaluate.predict import classifier
 from p3d_jax.files import write_aside
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding
@@ -46,13 +47,13 @@ def evaluate(
     "clips_per_video", "per_class", and what was evaluated on what.
 
   Raises:
-    ValueError: if there is no such checkpoint or set, their classes differ, or
-      `out` cannot be written.
+    ValueError: if there is no such checkpoint or set, their classes differ,
+      the network has no classes or reads flow, or `out` cannot be written.
     ArithmeticError: if the network's scores are not finite.
   """
   if out is not None:
     _check_out(epath.Path(out))
-  folder = model.find(path, step)
+  folder = classifier(path, step)
   module, variables, record = model.load(folder)
   videos = _open(folder, record, data, split)
   mesh = sharding.mesh()

@@ -50,12 +50,37 @@ class Prediction:
     return {"path": self.path, "top": top}
 
 
+def classifier(path: epath.PathLike, step: int | str = "last") -> epath.Path:
+  """Finds the checkpoint folder of a network that can classify videos.
+
+  Args:
+    path: a workdir, or a checkpoint folder.
+    step: of a workdir: a number, "last" or "best".
+
+  Raises:
+    ValueError: there is none, or its network has no classes or reads flow.
+  """
+  folder = model.find(path, step)
+  record = model.read_record(folder)
+  if record.model["num_classes"] is None:
+    raise ValueError(
+      f"{folder} is a trunk, without classes: nothing can be classified by it"
+    )
+  if record.preprocessing.channels == "flow":
+    raise ValueError(f"{folder} reads flow, which video files do not hold")
+  return folder
+
+
 class Predictor:
   """A loaded network that classifies files, one after the other."""
 
   def __init__(self, path: epath.PathLike, step: int | str = "last") -> None:
-    """Loads a workdir or a checkpoint folder; see `p3d_jax.load`."""
-    self.module, variables, self.record = model.load(path, step)
+    """Loads a workdir or a checkpoint folder; see `p3d_jax.load`.
+
+    Raises:
+      ValueError: there is no such checkpoint, or it cannot classify videos.
+    """
+    self.module, variables, self.record = model.load(classifier(path, step))
     self._scorer = Scorer(
       self.module,
       self.record.preprocessing,

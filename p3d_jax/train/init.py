@@ -131,10 +131,11 @@ def _go_on(
 ) -> Start:
   """Resolves the config of a run that has a step, from what that step says."""
   origin = newest.provenance.get("init_from")
-  if origin is None:
+  if origin is None or origin["path"] != config.init_from:
+    began = "without it" if origin is None else f"from {origin['path']!r}"
     raise ConfigError(
       f"config.init_from is {config.init_from!r}: {workdir} is of a run that "
-      "began without it; name a new workdir"
+      f"began {began}; name a new workdir"
     )
   resolved = _resolve(config, newest, fresh_head=origin["head"] == "fresh")
   return Start(resolved, origin=origin)
@@ -164,7 +165,7 @@ def _find(init_from: str) -> epath.Path:
   path = epath.Path(init_from).expanduser()
   if not path.exists():
     raise ConfigError(
-      f"config.init_from is {init_from!r}: there is no such folder"
+      f"config.init_from is {init_from!r}: there is no {path.absolute()}"
     )
   return _told(init_from, model.find, path)
 

@@ -266,7 +266,8 @@ def _evaluate(
   bar: Bar,
 ) -> dict[str, float]:
   """Scores the evaluation split with the state's variables."""
-  config = run.config
+  config, videos = run.config, len(run.eval_videos)
+  bar.note(f"evaluating {videos} videos", line=True)
   scores = scorer.videos(
     state.variables,
     run.eval_videos,
@@ -274,6 +275,7 @@ def _evaluate(
     batch=config.eval.batch,
     workers=config.input.workers,
     threads=config.input.threads,
+    progress=lambda scored: bar.note(f"evaluating {scored}/{videos}"),
   )
   metrics = summary(scores)
   log.write(done, "eval", metrics)
@@ -309,8 +311,11 @@ def _opening(run: Run, start: int) -> str:
   batch, devices = run.config.train.batch, run.mesh.size
   verb = f"going on from step {start}" if start else "training"
   weights = f", from {run.start.note}" if run.start.note and not start else ""
+  pixels, rate = run.recipe.preprocessing, run.config.optim.learning_rate
+  size = "x".join(map(str, (pixels.frames, *pixels.crop_size)))
   return (
     f"{verb}: {run.config.model.name}, {len(run.train_videos)} videos, "
-    f"{batch} clips a step on {devices} device{'s' * (devices > 1)}, "
+    f"{batch} {pixels.channels} clips of {size} a step on {devices} "
+    f"device{'s' * (devices > 1)}, learning rate {rate:g}, "
     f"workdir {run.workdir}{weights}"
   )

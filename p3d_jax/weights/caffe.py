@@ -16,6 +16,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from p3d_jax.weights.content import Content
 from p3d_jax.weights.merge import WeightsError
 
 # What both kinds of layer hold, as message -> number in LayerParameter and in
@@ -185,32 +186,12 @@ class Layer(NamedTuple):
   negative_slope: float = 0.0
 
 
-class Net(NamedTuple):
-  """A .caffemodel, read.
-
-  Attributes:
-    arrays: "conv1/0" (layer name and index of the blob) -> array as stored.
-    layers: in the order of the file, those without blobs too.
-  """
-
-  arrays: dict[str, np.ndarray]
-  layers: tuple[Layer, ...]
-
-
-def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-  """Reads the blobs of a .caffemodel.
+def read_net(path: str | os.PathLike[str]) -> Content:
+  """Reads the blobs and the layers of a .caffemodel.
 
   Returns:
-    "conv1/0" (layer name and index of the blob) -> array as stored.
-
-  Raises:
-    WeightsError: if the file is damaged or holds no blobs.
-  """
-  return read_net(path).arrays
-
-
-def read_net(path: str | os.PathLike[str]) -> Net:
-  """Reads the blobs and the layers of a .caffemodel.
+    Arrays as stored, by layer name and index of the blob ("conv1/0"), and every
+    `Layer` in the order of the file, those without blobs too.
 
   Raises:
     WeightsError: if the file is damaged or holds no blobs.
@@ -219,7 +200,9 @@ def read_net(path: str | os.PathLike[str]) -> Net:
   try:
     with open(path, "rb") as file:
       net.ParseFromString(file.read())
-    found = [(_layer(layer), layer.blobs) for layer in (*net.layers, *net.layer)]
+    found = [
+      (_layer(layer), layer.blobs) for layer in (*net.layers, *net.layer)
+    ]
   except (DecodeError, UnicodeDecodeError) as error:
     raise WeightsError(
       f"{path} is damaged, or no .caffemodel: it cannot be parsed"
@@ -236,7 +219,7 @@ def read_net(path: str | os.PathLike[str]) -> Net:
     layers.append(layer._replace(shapes=tuple(array.shape for array in made)))
   if not arrays:
     raise WeightsError(f"{path} is no .caffemodel: it holds no blobs")
-  return Net(arrays, tuple(layers))
+  return Content(arrays, layers=tuple(layers))
 
 
 def _array(blob: Any, name: str) -> np.ndarray:

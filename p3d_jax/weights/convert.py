@@ -7,9 +7,12 @@ its block rule, schedule and input must be given; see docs/weights.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
 
 from p3d_jax.checkpoint import model as checkpoint
+from p3d_jax.checkpoint import tree
 from p3d_jax.models import blocks, pools, zoo
 from p3d_jax.preprocess import PREPROCESSINGS, Preprocessing
 from p3d_jax.version import versions
@@ -34,10 +37,13 @@ def convert(
   rule: str | None = None,
   schedule: str | None = None,
   stem_pool: str | None = None,
+  reduce_stride: bool | None = None,
   preprocessing: str | Preprocessing | None = None,
   labels: choices.Path | Sequence[str] | None = None,
 ) -> Report:
   """Converts the authors' .caffemodel, or a checkpoint of the PyTorch port.
+
+  A file that `p3d export` wrote has its record in it, and comes back as it was.
 
   Args:
     source: the file; PyTorch's, .safetensors or .caffemodel.
@@ -47,6 +53,8 @@ def convert(
       C were trained to compute. The authors' files are "released".
     schedule: letters over res2 to res4, of a port file; the authors' are "ABC".
     stem_pool: "ceil" or "padded", of a port file; None takes the rule's own.
+    reduce_stride: whether the first 1x1x1 of a stage has the stride, of a port
+      file; None: it has, as in the port and in the release.
     preprocessing: row of PREPROCESSINGS, or a JSON file, of a port file.
     labels: names of the classes, or a file with one a line; None: indices.
 
@@ -62,6 +70,7 @@ def convert(
     "rule": rule,
     "schedule": schedule,
     "stem_pool": stem_pool,
+    "reduce_stride": reduce_stride,
     "preprocessing": preprocessing,
   }
   found = sources.read(source)
@@ -69,56 +78,115 @@ def convert(
   if kind.is_2d:
     raise WeightsError(f"{found.path} is {kind.what}: use `p3d inflate`")
   choices.model(model, found)
-  fields, pixels = _facts(found, said)
-  choices.channels(pixels, found.channels, found.path)
-  names = choices.labels(labels, found.classes or 0)
-  module = fill.network(found, **fields)
+  facts = _facts(found, said)
+  choices.channels(facts.preprocessing, found.channels, found.path)
+  names = choices.labels(labels or facts.labels, found.classes or 0)
+  module = fill.network(found, **facts.fields)
   variables, report = fill.fill(found, module)
+  if found.record is not None:
+    _check_unchanged(found, found.record, variables)
   record = checkpoint.Record(
     model=zoo.to_fields(module),
-    preprocessing=pixels,
+    preprocessing=facts.preprocessing,
     labels=tuple(names),
+    scores=facts.scores,
     provenance={
       "kind": "converted",
       "source": found.provenance(),
-      "choices": choices.spoken({**said, "model": model, "labels": labels}),
+      "choices": choices.spoken({**said, "model": model}),
       "batches_tracked": fill.batches_tracked(found, module),
       **versions(),
     },
   )
-  report.title = (
-    f"{found.path.name}: {kind.what}, {len(found.arrays)} arrays, "
-    f"{choices.depth(found)}, sha256 {found.sha256[:12]}"
-  )
-  report.notes += choices.notes(found.classes, labels)
+  report.title = fill.title(found)
+  report.notes += choices.notes(found.classes, labels or facts.labels)
   checkpoint.save(folder, variables, record, report.to_json())
   return report
 
 
-def _facts(
-  found: sources.Source, said: Mapping[str, Any]
-) -> tuple[dict[str, Any], Preprocessing]:
-  """Returns the fields of the network and what it expects of pixels."""
+class Facts(NamedTuple):
+  """What belongs to weights and is not in their arrays.
+
+  Attributes:
+    fields: of the network, for `zoo.build`.
+    preprocessing: what they expect of pixels.
+    labels: names of the classes, where they are known.
+    scores: "softmax" or "sigmoid", as in a record.
+  """
+
+  fields: dict[str, Any]
+  preprocessing: Preprocessing
+  labels: tuple[str, ...] | None = None
+  scores: str = "softmax"
+
+
+def _facts(found: sources.Source, said: Mapping[str, Any]) -> Facts:
+  """Returns what is known of a file, or was said of it."""
+  if found.record is not None:
+    _check_unsaid(said, f"{found.path} has a record of p3d_jax, which says it")
+    return _recorded(found, found.record)
   if found.kind == "caffe_p3d":
-    for name, value in said.items():
-      if value is not None:
-        raise WeightsError(
-          f"{name} is {value!r}: {found.path} is the authors', of which it is "
-          "known; leave it out"
-        )
-    head = found.head.get("kernel", "none")
-    if (head, found.channels) not in RELEASED:
-      raise WeightsError(
-        f"{found.path} has the head {head} and {found.channels} channels: the "
-        f"authors' files have one of {', '.join(map(str, RELEASED))}"
-      )
-    dropout, pixels = RELEASED[head, found.channels]
-    return {"flavour": "released", "dropout": dropout}, PREPROCESSINGS[pixels]
+    _check_unsaid(said, f"{found.path} is the authors', of which it is known")
+    return _released(found)
   _check_said(found, said)
   fields = {"flavour": said["rule"], "schedule": said["schedule"]}
-  if said["stem_pool"] is not None:
-    fields["stem_pool"] = said["stem_pool"]
-  return fields, choices.preprocessing(said["preprocessing"])
+  fields |= {
+    name: said[name]
+    for name in ("stem_pool", "reduce_stride")
+    if said[name] is not None
+  }
+  return Facts(fields, choices.preprocessing(said["preprocessing"]))
+
+
+def _check_unsaid(said: Mapping[str, Any], reason: str) -> None:
+  for name, value in said.items():
+    if value is not None:
+      raise WeightsError(f"{name} is {value!r}: {reason}; leave it out")
+
+
+def _recorded(found: sources.Source, record: checkpoint.Record) -> Facts:
+  """Returns what `p3d export` wrote into a file.
+
+  Raises:
+    WeightsError: if the arrays are of another network than the record.
+  """
+  fields = dict(record.model)
+  for name, value in (
+    ("stages", list(found.stages)),
+    ("width", found.width),
+    ("num_classes", found.classes),
+  ):
+    if fields.pop(name) != value:
+      raise WeightsError(
+        f"{found.path} has a record of p3d_jax with {name} "
+        f"{record.model[name]}, and arrays of {name} {value}"
+      )
+  fields["dtype"] = jnp.dtype(fields["dtype"])
+  labels = record.labels or None
+  return Facts(fields, record.preprocessing, labels, record.scores)
+
+
+def _check_unchanged(
+  found: sources.Source, record: checkpoint.Record, variables: Any
+) -> None:
+  if record.sha256 and tree.digest(variables) != record.sha256:
+    raise WeightsError(
+      f"{found.path} is damaged: its arrays do not have the sha256 that its "
+      "record of p3d_jax states"
+    )
+
+
+def _released(found: sources.Source) -> Facts:
+  """Returns what is known of the authors' files."""
+  head = found.head.get("kernel", "none")
+  if (head, found.channels) not in RELEASED:
+    raise WeightsError(
+      f"{found.path} has the head {head} and {found.channels} channels: the "
+      f"authors' files have one of {', '.join(map(str, RELEASED))}"
+    )
+  dropout, pixels = RELEASED[head, found.channels]
+  fields = {"flavour": "released", "dropout": dropout}
+  return Facts(fields, PREPROCESSINGS[pixels])
 
 
 def _check_said(found: sources.Source, said: Mapping[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """A checkpoint -> a file for other programs: `p3d export`.
 
-`torch` and `safetensors` have the names and layouts of the PyTorch port, and
-our numbers to the bit: converted back they are the same checkpoint. What the
-port's code makes of them is another matter, and the lines that `export` returns
-say so. `stablehlo` is the network itself, see stablehlo.py.
+`torch` and `safetensors` have the names and layouts of the PyTorch port, our
+numbers to the bit, and the record beside them: converted back they are the same
+checkpoint. What the port's code makes of them is another matter, and the lines
+that `export` returns say so. `stablehlo` is the network itself, see
+stablehlo.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from p3d_jax.models.p3d import P3D
 from p3d_jax.preprocess import PREPROCESSINGS
 from p3d_jax.weights import names, stablehlo
 from p3d_jax.weights import torch as torch_files
+from p3d_jax.weights.content import RECORD
 from p3d_jax.weights.merge import WeightsError
 
 _TORCH = "writing a PyTorch file"
@@ -39,12 +41,14 @@ class Format(NamedTuple):
   """What `export` can write.
 
   Attributes:
+    endings: of the file's name, one of which it must have; none: any.
     files: suffixes to the name of the file, written together, the main last.
     check: raises a WeightsError if a record's network cannot be written.
     make: (module, variables, record, batches_tracked) -> a writer of each file
       and lines about them.
   """
 
+  endings: tuple[str, ...]
   files: tuple[str, ...]
   check: Callable[[model.Record, str | int], None]
   make: Callable[
@@ -81,7 +85,7 @@ def export(
   if to not in FORMATS:
     raise WeightsError(f"to is {to!r}: it must be one of {', '.join(FORMATS)}")
   row = FORMATS[to]
-  files = _check_out(out, row.files)
+  files = _check_out(out, to)
   _check_batches(batches_tracked)
   folder = model.find(path, step)
   row.check(model.read_record(folder), batches_tracked)
@@ -93,12 +97,14 @@ def export(
   return "\n".join([wrote, *lines])
 
 
-def _check_out(
-  out: epath.PathLike, suffixes: tuple[str, ...]
-) -> list[epath.Path]:
+def _check_out(out: epath.PathLike, to: str) -> list[epath.Path]:
   """Returns the paths to write, of which none exists."""
-  path = epath.Path(out).expanduser()
-  files = [path.parent / f"{path.name}{suffix}" for suffix in suffixes]
+  path, row = epath.Path(out).expanduser(), FORMATS[to]
+  if row.endings and not path.name.endswith(row.endings):
+    raise WeightsError(
+      f"out is {out}: a file of {to} must be called *{', *'.join(row.endings)}"
+    )
+  files = [path.parent / f"{path.name}{suffix}" for suffix in row.files]
   for file in files:
     if file.exists():
       raise WeightsError(f"out is {file}, which exists: name a new file")
@@ -223,7 +229,8 @@ def _make_torch(
   tensors = collections.OrderedDict(
     (name, torch.from_numpy(array)) for name, array in arrays.items()
   )
-  save = functools.partial(torch.save, {"state_dict": tensors})
+  content = {"state_dict": tensors, RECORD: json.dumps(record.to_json())}
+  save = functools.partial(torch.save, content)
   return [save], port_notes(record, arrays)
 
 
@@ -232,7 +239,7 @@ def _make_safetensors(
 ) -> tuple[list[Writer], list[str]]:
   arrays = state_dict(variables, record, batches_tracked)
   # "format" tells transformers and timm whose layouts the arrays have.
-  about = {"format": "pt", "p3d_jax": json.dumps(record.to_json())}
+  about = {"format": "pt", RECORD: json.dumps(record.to_json())}
 
   def save(file: IO[bytes]) -> None:
     file.write(safetensors.numpy.save(arrays, about))
@@ -315,8 +322,12 @@ def _make_stablehlo(
 
 
 FORMATS: dict[str, Format] = {
-  "torch": Format(("",), _check_torch, _make_torch),
-  "safetensors": Format(("",), _check_port, _make_safetensors),
+  "torch": Format(
+    (".pth", ".pth.tar", ".pt", ".bin"), ("",), _check_torch, _make_torch
+  ),
+  "safetensors": Format(
+    (".safetensors",), ("",), _check_port, _make_safetensors
+  ),
   # The record first: where the program stands, what it expects does too.
-  "stablehlo": Format((".json", ""), _check_stablehlo, _make_stablehlo),
+  "stablehlo": Format((), (".json", ""), _check_stablehlo, _make_stablehlo),
 }

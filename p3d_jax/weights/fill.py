@@ -8,7 +8,7 @@ from p3d_jax.checkpoint import tree
 from p3d_jax.models import p3d, zoo
 from p3d_jax.weights import choices, merge, rows
 from p3d_jax.weights.merge import Report, WeightsError
-from p3d_jax.weights.source import Source
+from p3d_jax.weights.source import KINDS, Source
 
 
 def network(found: Source, **fields: Any) -> p3d.P3D:
@@ -55,6 +55,14 @@ def fill(found: Source, module: p3d.P3D) -> tuple[dict[str, Any], Report]:
       error.wrong,
     ) from error
   return tree.unflatten(filled), report
+
+
+def title(found: Source) -> str:
+  """Says in a line what a source is."""
+  return (
+    f"{found.name}: {KINDS[found.kind].what}, {len(found.arrays)} arrays, "
+    f"{choices.depth(found)}, sha256 {found.sha256[:12]}"
+  )
 
 
 def leaf_shapes(module: p3d.P3D, channels: int) -> dict[str, merge.Shape]:

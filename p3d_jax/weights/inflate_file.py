@@ -24,6 +24,10 @@ from p3d_jax.weights.merge import Report, WeightsError
 
 FRAMES = 16  # of a clip, as in the paper; 2D weights know of no clips
 
+# The authors drew the temporal filters from a Gaussian of small deviation; how
+# small they do not say, so this is our choice.
+TEMPORAL_STD = 0.01
+
 # TV-L1 flow rescaled to 0..255 stands still at 128 (the authors' flow network).
 FLOW_MEAN = 128.0
 
@@ -65,7 +69,7 @@ def inflate(
   schedule: str = "ABC",
   rule: str = "released",
   exact: bool = False,
-  temporal_std: float = 0.01,
+  temporal_std: float | None = None,
   flow: bool = False,
   num_classes: int | None = None,
   labels: choices.Path | Sequence[str] | None = None,
@@ -86,8 +90,8 @@ def inflate(
     rule: what blocks B and C compute, a key of `blocks.RULES`.
     exact: temporal filters that give the 2D network's logits on a clip of one
       repeated frame, instead of random ones.
-    temporal_std: deviation of the Gaussian of the random ones. The authors say
-      "small"; 0.01 is our choice.
+    temporal_std: deviation of the Gaussian of the random ones; None is
+      TEMPORAL_STD.
     flow: make the network read two channels of flow.
     num_classes: draw a new head of so many classes; None keeps the source's.
     labels: names of the classes, or a file with one a line; None takes the
@@ -112,7 +116,7 @@ def inflate(
     "schedule": schedule,
     "rule": rule,
     "exact": exact,
-    "temporal_std": None if exact else temporal_std,
+    "temporal_std": temporal_std,
     "flow": flow,
     "num_classes": num_classes,
     "reduce_stride": reduce_stride,
@@ -121,7 +125,7 @@ def inflate(
     "seed": seed,
   }
   folder = choices.new_folder(out)
-  _check(temporal_std, num_classes, seed)
+  _check(exact, temporal_std, num_classes, seed)
   flat = _read(source, said)
   pixels = _flow(flat.preprocessing) if flow else flat.preprocessing
   classes = num_classes or flat.module.num_classes
@@ -144,7 +148,7 @@ def inflate(
     module,
     record.channels,
     exact=exact,
-    temporal_std=temporal_std,
+    temporal_std=TEMPORAL_STD if temporal_std is None else temporal_std,
     seed=seed,
   )
   report = _report(flat, made)
@@ -156,11 +160,19 @@ def inflate(
   return report
 
 
-def _check(temporal_std: float, num_classes: int | None, seed: int) -> None:
-  if not 0 <= temporal_std < math.inf:
-    raise WeightsError(
-      f"temporal_std is {temporal_std}: it must be a number, at least 0"
-    )
+def _check(
+  exact: bool, temporal_std: float | None, num_classes: int | None, seed: int
+) -> None:
+  if temporal_std is not None:
+    if exact:
+      raise WeightsError(
+        f"temporal_std is {temporal_std}: exact filters are not drawn, leave "
+        "one of the two out"
+      )
+    if not 0 <= temporal_std < math.inf:
+      raise WeightsError(
+        f"temporal_std is {temporal_std}: it must be a number, at least 0"
+      )
   if num_classes is not None and num_classes < 1:
     raise WeightsError(f"num_classes is {num_classes}: it must be at least 1")
   if seed < 0:
@@ -214,8 +226,7 @@ def _from_file(found: sources.Source, said: Mapping[str, Any]) -> Flat:
   module = fill.network(found, **fields)
   variables, report = fill.fill(found, module)
   return Flat(
-    what=f"{found.path.name}: {kind.what}, {len(found.arrays)} arrays, "
-    f"{choices.depth(found)}, sha256 {found.sha256[:12]}",
+    what=fill.title(found),
     module=module,
     leaves=tree.flatten(variables),
     origins=report.used,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 import tarfile
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from p3d_jax.checkpoint.model import Record
 from p3d_jax.weights import caffe, hub, names, torch
+from p3d_jax.weights.content import Content
 from p3d_jax.weights.merge import WeightsError
 
 
@@ -99,6 +102,8 @@ class Source:
     arrays: by name, as stored.
     sha256: of the file.
     beside: what stands beside the file, of a model hub.
+    record: of a file that `p3d export` wrote.
+    layers: of a Caffe network, with their settings.
   """
 
   path: pathlib.Path
@@ -107,11 +112,20 @@ class Source:
   arrays: Mapping[str, np.ndarray]
   sha256: str
   beside: hub.Beside
+  record: Record | None = None
+  layers: tuple[Any, ...] = ()
 
   @property
   def naming(self) -> names.Naming:
     """Of its arrays."""
     return KINDS[self.kind].naming
+
+  @property
+  def name(self) -> str:
+    """Of the file; all files of a hub are called the same, so with a folder."""
+    if self.path.name in hub.FILES:
+      return f"{self.path.absolute().parent.name}/{self.path.name}"
+    return self.path.name
 
   @property
   def stages(self) -> tuple[int, ...]:
@@ -146,20 +160,28 @@ class Source:
     name = names.array(self.naming, "params/stem/conv/kernel")
     return self.arrays[name]
 
-  def provenance(self) -> dict[str, str]:
+  def provenance(self) -> dict[str, Any]:
     """Returns what a record says of it."""
-    return {
-      "name": self.path.name,
+    said: dict[str, Any] = {
+      "name": self.name,
       "kind": self.kind,
       "container": self.container,
       "sha256": self.sha256,
     }
+    if self.record is not None:
+      said["provenance"] = dict(self.record.provenance)
+    return said
 
 
-READERS: dict[str, Callable[[pathlib.Path], dict[str, np.ndarray]]] = {
+def _read_caffe(path: pathlib.Path) -> Content:
+  net = caffe.read_net(path)
+  return Content(net.arrays, layers=net.layers)
+
+
+READERS: dict[str, Callable[[pathlib.Path], Content]] = {
   "torch": torch.read_torch,
   "safetensors": torch.read_safetensors,
-  "caffe": caffe.read,
+  "caffe": _read_caffe,
 }
 
 # In front of names: of nn.DataParallel, and of transformers' trunks.
@@ -175,7 +197,8 @@ def read(path: str | os.PathLike[str]) -> Source:
   """
   path = _file(path)
   container = _container(path)
-  arrays = READERS[container](path)
+  content = READERS[container](path)
+  arrays = content.arrays
   if container != "caffe":
     arrays = _plain_names(path, arrays)
   kind = _kind(path, arrays)
@@ -186,7 +209,19 @@ def read(path: str | os.PathLike[str]) -> Source:
     arrays=arrays,
     sha256=_sha256(path),
     beside=hub.beside(path),
+    record=_record(path, content.record),
+    layers=content.layers,
   )
+
+
+def _record(path: pathlib.Path, text: str) -> Record | None:
+  """Reads the record that `p3d export` put into a file."""
+  try:
+    return Record.from_json(json.loads(text)) if text else None
+  except (ValueError, KeyError, TypeError) as error:
+    raise WeightsError(
+      f"{path} has a damaged record of p3d_jax: {error}"
+    ) from error
 
 
 def _file(path: str | os.PathLike[str]) -> pathlib.Path:

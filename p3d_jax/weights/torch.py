@@ -21,6 +21,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from p3d_jax.weights.content import RECORD, Content
 from p3d_jax.weights.merge import WeightsError
 
 Path = str | os.PathLike[str]
@@ -39,8 +40,8 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-  """Reads the arrays of a .safetensors file.
+def read_safetensors(path: Path) -> Content:
+  """Reads a .safetensors file.
 
   Raises:
     WeightsError: if the file is damaged, or of a type that no weights are of.
@@ -60,21 +61,27 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
       )
     flat = np.frombuffer(view["data"], _TYPES[view["dtype"]])
     arrays[name] = flat.reshape(view["shape"])
-  return arrays
+  with safetensors.safe_open(path, framework="np") as opened:
+    metadata = opened.metadata() or {}
+  return Content(arrays, metadata.get(RECORD, ""))
 
 
-def read_torch(path: Path) -> dict[str, np.ndarray]:
+def read_torch(path: Path) -> Content:
   """Reads the state dict of a PyTorch file, of the old format or the new.
 
-  Returns:
-    Array by name; a state dict may stand alone or under one of WRAPPERS.
+  It may stand alone or under one of WRAPPERS.
 
   Raises:
     WeightsError: if PyTorch is not installed, or the file is damaged or holds
       anything but tensors and plain values.
   """
-  state = _state_dict(path, _load(path))
-  return {name: _numpy(path, name, value) for name, value in state.items()}
+  content = _load(path)
+  arrays = {
+    name: _numpy(path, name, value)
+    for name, value in _state_dict(path, content).items()
+  }
+  record = content.get(RECORD, "")
+  return Content(arrays, record if isinstance(record, str) else "")
 
 
 def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
@@ -122,7 +129,7 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
       raise WeightsError(
         f"{path} is not opened, because it holds more than weights: "
-        f"{_reason(error)}"
+        f"{_reason(error)}; save its state dict alone (docs/weights.md)"
       ) from error
     except (
       # A pickle that is cut short, or has a wrong byte, can end in any of them.

@@ -55,10 +55,12 @@ class Comparison:
   Attributes:
     rows: one an endpoint.
     tolerance: the largest error of one that agrees.
+    notes: what the input has that the weights do not expect.
   """
 
   rows: tuple[Row, ...]
   tolerance: float
+  notes: tuple[str, ...] = ()
 
   @property
   def first(self) -> str | None:
@@ -72,7 +74,8 @@ class Comparison:
     for row in self.rows:
       mark = "" if row.ok else "  beyond the tolerance"
       lines.append(f"{row.endpoint:<{width}}  {row.error:.1e}{mark}")
-    return "\n".join([*lines, *self._verdict()])
+    notes = [f"note: {note}" for note in self.notes]
+    return "\n".join([*lines, *notes, *self._verdict()])
 
   def _verdict(self) -> list[str]:
     index = next((i for i, row in enumerate(self.rows) if not row.ok), None)
@@ -140,26 +143,52 @@ def verify(
   rows = (
     Row(name, error, error <= tolerance) for name, error in errors.items()
   )
-  return Comparison(tuple(rows), tolerance)
+  return Comparison(tuple(rows), tolerance, _notes(clips, record))
+
+
+def _notes(clips: np.ndarray, record: model.Record) -> tuple[str, ...]:
+  """What may explain that endpoints part."""
+  pixels, notes = record.preprocessing, []
+  usual = (pixels.frames, *pixels.crop_size)
+  if clips.shape[1:4] != usual:
+    given, expected = ("x".join(map(str, n)) for n in (clips.shape[1:4], usual))
+    notes.append(
+      f"the clips are of {given}, those of the weights of {expected} (frames, "
+      "height, width)"
+    )
+  largest = float(np.abs(clips).max())
+  low, high = (
+    pixels.normalize(np.full((1, len(pixels.mean)), n)) for n in (0, 255)
+  )
+  bound = float(np.maximum(np.abs(low), np.abs(high)).max())
+  if largest > 2 * bound or largest < bound / 20:
+    notes.append(
+      f"the largest number of the input is {largest:.3g}, and preprocessed "
+      f"pixels of the weights reach {bound:.3g}: floating input is taken as "
+      "preprocessed"
+    )
+  return tuple(notes)
 
 
 def _clips(
   path: epath.PathLike, record: model.Record, channels_first: bool
 ) -> np.ndarray:
   """Reads the inputs: float32 clips as the network takes them."""
-  clips = _read(path, "inputs")
+  clips = _read(path, "input")
   if not isinstance(clips, np.ndarray):
-    raise ValueError(f"inputs is {path}: it must be one array, an .npy file")
-  kind = f"inputs are {clips.dtype} {clips.shape}"
+    raise ValueError(f"input is {path}: it must be one array, an .npy file")
+  kind = f"input is {clips.dtype} {clips.shape}"
   uint8 = clips.dtype == np.uint8
   if clips.ndim != 5 or not (uint8 or np.issubdtype(clips.dtype, np.floating)):
     raise ValueError(
-      f"{kind}: they must be 5-D, uint8 frames or floating point clips"
+      f"{kind}: it must be 5-D, uint8 frames or floating point clips"
     )
   if 0 in clips.shape:
     raise ValueError(f"{kind}: there must be at least one clip and one frame")
   found = _channels_last(clips) if channels_first else clips
   takes = record.preprocessing.channels
+  if uint8 and takes == "BGR":
+    takes = "RGB"  # frames are; the preprocessing turns them
   if found.shape[-1] != record.channels:
     raise ValueError(
       f"{kind}: axis {1 if channels_first else 4} must be the "
@@ -168,7 +197,7 @@ def _clips(
     )
   if uint8:
     return record.preprocess(found)
-  _check_finite(found, "inputs")
+  _check_finite(found, "input")
   return found.astype(np.float32)
 
 
@@ -179,9 +208,9 @@ def _other_order(
   if shape[4 if channels_first else 1] != channels:
     return ""
   order = (
-    "last: leave channels_first"
+    "last: leave out --channels-first"
     if channels_first
-    else ("first: set channels_first")
+    else "first: add --channels-first"
   )
   return f"; they seem to stand {order}"
 
@@ -250,7 +279,7 @@ def _check_shapes(
     if len(right) == 5:
       hint = " (batch, time, height, width, channels)"
       if not channels_first and right == (*there[:1], *there[2:], *there[1:2]):
-        hint += "; its channels seem to stand first: set channels_first"
+        hint += "; its channels seem to stand first: add --channels-first"
     raise ValueError(
       f"expected {name} is {there}: the network's is {right}{hint}"
     )

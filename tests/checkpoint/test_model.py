@@ -1,11 +1,13 @@
 """The format on disk: what goes in comes out, and nothing else is let in."""
 
+import _thread
 import dataclasses
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
+import time
 from typing import Any
 
 import jax
@@ -229,21 +231,100 @@ def test_find(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
     model.find(tmp_path / "empty", "best")
 
 
-def test_a_save_that_fails_leaves_no_checkpoint(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def patch_saving(patch: pytest.MonkeyPatch, save: Any) -> None:
+  patch.setattr(ocp.JsonCheckpointHandler, "save", save)
+  patch.setattr(ocp.JsonCheckpointHandler, "async_save", save)
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
+def test_a_save_that_fails_leaves_nothing(
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  error: type[BaseException],
 ) -> None:
   def full(*args: Any, **kwargs: Any) -> Any:
-    raise OSError("No space left on device")
+    assert list(tmp_path.iterdir()) != [path]
+    raise error("No space\nleft on device")
+
+  path = tmp_path / "x"
+  other = tmp_path / "y.orbax-checkpoint-tmp"
+  other.mkdir()  # of another save
+  raised = error if error is KeyboardInterrupt else model.CheckpointError
+  with monkeypatch.context() as patch:
+    patch_saving(patch, full)
+    with pytest.raises(raised, match="No space") as caught:
+      p3d_jax.save(path, VARIABLES, RECORD)
+  if raised is model.CheckpointError:
+    assert str(caught.value) == (
+      f"{path} cannot be written: No space left on device"
+    )
+  assert list(tmp_path.iterdir()) == [other]
+  p3d_jax.save(path, VARIABLES, RECORD)
+  p3d_jax.load(path)
+
+
+FULL = """
+import resource, sys
+import jax, numpy as np
+import p3d_jax
+from tests import small
+module = small.network(width=16)
+variables = jax.tree.map(np.asarray, small.variables(module))
+# No file may be larger: as on a full disk, only some writes fail.
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+p3d_jax.save(sys.argv[1], variables, small.record(module))
+"""
+
+
+def test_a_full_disk(tmp_path: pathlib.Path) -> None:
+  """Orbax gives up at once, while TensorStore goes on writing in the folder."""
+  words = [sys.executable, "-c", FULL, str(tmp_path / "x")]
+  done = subprocess.run(
+    words, capture_output=True, text=True, env=small.environment()
+  )
+  assert "Event loop is closed" not in done.stderr
+  last = done.stderr.splitlines()[-1]
+  assert f"CheckpointError: {tmp_path / 'x'} cannot be written: " in last
+  assert "File too large" in last
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_waits_for_the_threads_that_write(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """What they wrote is whole, then; and nothing stands beside it."""
+  save = ocp.JsonCheckpointHandler.async_save
+
+  async def interrupted(*args: Any, **kwargs: Any) -> Any:
+    _thread.interrupt_main()
+    time.sleep(0.5)
+    return await save(*args, **kwargs)
 
   path = tmp_path / "x"
   with monkeypatch.context() as patch:
-    patch.setattr(ocp.JsonCheckpointHandler, "save", full)
-    patch.setattr(ocp.JsonCheckpointHandler, "async_save", full)
-    with pytest.raises(OSError, match="No space"):
+    patch.setattr(ocp.JsonCheckpointHandler, "async_save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
       p3d_jax.save(path, VARIABLES, RECORD)
-  assert not path.exists()
-  p3d_jax.save(path, VARIABLES, RECORD)
+  assert list(tmp_path.iterdir()) == [path]
   p3d_jax.load(path)
+
+
+@pytest.mark.parametrize("kind", ["link", "under a file", "nowhere"])
+def test_a_place_that_cannot_be(tmp_path: pathlib.Path, kind: str) -> None:
+  (tmp_path / "file").write_text("")
+  path, message = tmp_path / "link", "exists: name a folder that does not"
+  if kind == "link":
+    path.symlink_to(tmp_path / "nowhere")
+  else:
+    # The kernel lets nobody, root neither, make a folder in /proc.
+    above = tmp_path / "file" if kind == "under a file" else "/proc"
+    path, message = pathlib.Path(above) / "x", "cannot be written: "
+  before = sorted(tmp_path.iterdir())
+  with pytest.raises(model.CheckpointError) as caught:
+    p3d_jax.save(path, VARIABLES, RECORD)
+  assert str(caught.value).startswith(f"{path} {message}")
+  assert "\n" not in str(caught.value)
+  assert sorted(tmp_path.iterdir()) == before
 
 
 LOAD = """

@@ -11,6 +11,7 @@ from tests.reference import caffe_file
 from tests.reference.caffe_file import Layer
 
 # Fields of caffe.proto, as name, number, label and type; packed where starred.
+# Enums are int32 here, and the fork's field is our own invention.
 MESSAGES = {
   "BlobShape": [("dim", 1, "repeated*", "int64")],
   "BlobProto": [
@@ -31,8 +32,32 @@ MESSAGES = {
   "ConvolutionParameter": [
     ("num_output", 1, "optional", "uint32"),
     ("bias_term", 2, "optional", "bool"),
+    ("pad", 3, "repeated", "uint32"),
     ("kernel_size", 4, "repeated", "uint32"),
+    ("group", 5, "optional", "uint32"),
+    ("stride", 6, "repeated", "uint32"),
+    ("stride_h", 13, "optional", "uint32"),
+    ("stride_w", 14, "optional", "uint32"),
+    ("dilation", 18, "repeated", "uint32"),
   ],
+  "PoolingParameter": [
+    ("pool", 1, "optional", "int32"),
+    ("kernel_size", 2, "optional", "uint32"),
+    ("stride", 3, "optional", "uint32"),
+    ("pad", 4, "optional", "uint32"),
+    ("global_pooling", 12, "optional", "bool"),
+    ("round_mode", 13, "optional", "int32"),
+  ],
+  "EltwiseParameter": [
+    ("operation", 1, "optional", "int32"),
+    ("coeff", 2, "repeated", "float"),
+  ],
+  "BatchNormParameter": [
+    ("use_global_stats", 1, "optional", "bool"),
+    ("eps", 3, "optional", "float"),
+  ],
+  "ScaleParameter": [("bias_term", 4, "optional", "bool")],
+  "ReLUParameter": [("negative_slope", 1, "optional", "float")],
   "LayerParameter": [
     ("name", 1, "optional", "string"),
     ("type", 2, "optional", "string"),
@@ -43,6 +68,12 @@ MESSAGES = {
     ("blobs", 7, "repeated", "BlobProto"),
     ("phase", 10, "optional", "int32"),
     ("convolution_param", 106, "optional", "ConvolutionParameter"),
+    ("eltwise_param", 110, "optional", "EltwiseParameter"),
+    ("pooling_param", 121, "optional", "PoolingParameter"),
+    ("relu_param", 123, "optional", "ReLUParameter"),
+    ("batch_norm_param", 139, "optional", "BatchNormParameter"),
+    ("scale_param", 142, "optional", "ScaleParameter"),
+    ("fork_param", 1000, "optional", "bytes"),
   ],
   "V1LayerParameter": [
     ("bottom", 2, "repeated", "string"),
@@ -52,6 +83,9 @@ MESSAGES = {
     ("blobs", 6, "repeated", "BlobProto"),
     ("blobs_lr", 7, "repeated", "float"),
     ("convolution_param", 10, "optional", "ConvolutionParameter"),
+    ("pooling_param", 19, "optional", "PoolingParameter"),
+    ("eltwise_param", 24, "optional", "EltwiseParameter"),
+    ("relu_param", 30, "optional", "ReLUParameter"),
   ],
   "NetParameter": [
     ("name", 1, "optional", "string"),
@@ -100,14 +134,26 @@ def decoded(net_parameter, path):
   return net
 
 
+# Settings by their names in caffe.proto, which MESSAGES has the numbers of.
+CONV = {"num_output": 300, "bias_term": 0, "pad": [0, 1, 300],
+        "kernel_size": [2, 3, 1], "group": 3, "stride": [1, 2, 2],
+        "stride_h": 4, "stride_w": 5, "dilation": [6]}  # fmt: skip
+RELU = {"negative_slope": 0.5}
+POOL = {"pool": 1, "kernel_size": 3, "stride": 2, "pad": 7,
+        "global_pooling": 1, "round_mode": 1}  # fmt: skip
+SUM = {"operation": 0, "coeff": [0.5, -1.0]}
+
+
 def some_layers(rng):
   # 127, 128 and 300: the last size of one byte, the first of two, and more.
   kernel = rng.standard_normal((300, 3, 2, 3, 1))
   weight, bias = rng.standard_normal((127, 128)), rng.standard_normal(127)
   return [
     Layer("data", "Data", (), (), ("data", "label")),
-    Layer("conv", "Convolution", [kernel], ["data"], ["conv"], [1.5]),
-    Layer("conv_relu", "ReLU", (), ["conv"], ["conv"]),
+    Layer("conv", "Convolution", [kernel], ["data"], ["conv"], [1.5], CONV),
+    Layer("conv_relu", "ReLU", (), ["conv"], ["conv"], (), RELU),
+    Layer("pool", "Pooling", (), ["conv"], ["pool"], (), POOL),
+    Layer("sum", "Eltwise", (), ["pool", "pool"], ["sum"], (), SUM),
     Layer("fc", "InnerProduct", [weight, bias], ["conv"], ["fc"]),
     Layer("loss", "SoftmaxWithLoss", (), ["fc", "label"], ["loss"]),
   ]
@@ -140,10 +186,43 @@ def test_protobuf_reads_what_was_written(
       np.testing.assert_array_equal(
         getattr(blob, diff), np.full(value.size if diffs else 0, 7.0)
       )
-  found = (net.layers if v1 else net.layer)[1]
+  found = {layer.name: layer for layer in (net.layers if v1 else net.layer)}
+  for layer, message, said in (
+    ("conv", "convolution_param", CONV),
+    ("conv_relu", "relu_param", RELU),
+    ("pool", "pooling_param", POOL),
+    ("sum", "eltwise_param", SUM),
+  ):
+    read = {
+      field.name: value if np.isscalar(value) else list(value)
+      for field, value in getattr(found[layer], message).ListFields()
+    }
+    assert read == said
+  found = found["conv"]
   assert found.type == (4 if v1 else "Convolution")
-  assert list(found.convolution_param.kernel_size) == [2, 3, 1]
   assert (found.blobs_lr if v1 else [found.param[0].lr_mult]) == [1.5]
+
+
+def test_protobuf_reads_packed_coefficients_and_the_rest(
+  tmp_path, net_parameter
+):
+  path = tmp_path / "net.caffemodel"
+  norm = {"use_global_stats": 1, "eps": 0.5}
+  layers = [
+    Layer("sum", "Eltwise", (), ["a"], ["b"], (), {"packed": [0.5, -1.0]}),
+    Layer("bn", "BatchNorm", (), ["b"], ["b"], (), norm),
+    Layer("scale", "Scale", (), ["b"], ["b"], (), {"bias_term": 1}),
+    Layer("fork", "BN", (), ["b"], ["b"]),
+  ]
+  caffe_file.write(path, layers)
+  added, found, scale, fork = decoded(net_parameter, path).layer
+  assert list(added.eltwise_param.coeff) == [0.5, -1.0]
+  assert found.batch_norm_param.use_global_stats
+  assert found.batch_norm_param.eps == 0.5
+  assert scale.scale_param.bias_term
+  assert fork.fork_param
+  caffe_file.write(path, [layers[0]], stripped=True)
+  assert not decoded(net_parameter, path).layer  # it has no blobs
 
 
 def test_old_blobs_have_four_sizes(tmp_path, net_parameter):
@@ -474,5 +553,9 @@ def test_caffe_p3d_has_every_row(port):
     # The table itself executes these four by their names.
     assert (blob[0] == weights["bn4b7_branch2c"][leaf]).all()
   assert layers["res3b1_branch2b_t"].blobs[0].shape == (128, 128, 3, 1, 1)
+  assert layers["res3a_branch2a"].settings["stride"] == [1, 2, 2]
+  assert layers["res5a_branch2b"].settings["pad"] == [1]
+  assert layers["res2c_branch2b_st"].settings["coeff"] == [0.5, 0.5]
+  assert layers["res2c"].settings == {"operation": 1}
   assert layers["res5a_branch2b"].blobs[0].shape == (512, 512, 3, 3)
   assert any(layer.type == "Split" for layer in layers.values())

@@ -368,7 +368,7 @@ def test_a_stopped_run_goes_on_without_the_folder(
   # Nor is another run this one.
   for field, message in (
     ({"seed": 1}, r"config\.seed was 0, is 1"),
-    ({"init_from": str(tmp_path)}, r"config\.init_from was '.*', is '"),
+    ({"init_from": str(tmp_path)}, r"is of a run that began from '.*'; name"),
     ({"init_from": ""}, r"config\.init_from was '.*', is ''"),
   ):
     other = from_weights(source, EVERYTHING, **field)
@@ -419,7 +419,7 @@ def damaged() -> pathlib.Path:
 @pytest.mark.parametrize(
   ("source", "fields", "message"),
   [
-    (lambda: "nowhere", {}, r"init_from is 'nowhere': there is no such folder"),
+    (lambda: "nowhere", {}, r"init_from is 'nowhere': there is no /"),
     (small.footage, {}, r"is no checkpoint and no workdir"),
     (damaged, {}, r"sha256 .* is damaged"),
     (flow, {}, r"its network takes flow, of 2 channels, and videos .* BGR"),

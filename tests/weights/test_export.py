@@ -124,7 +124,7 @@ def read(path: pathlib.Path, to: str) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(path)
   torch = pytest.importorskip("torch", reason="reads PyTorch's files")
   content = torch.load(path, weights_only=True)
-  assert set(content) == {"state_dict"}
+  assert set(content) == {"state_dict", "p3d_jax"}
   assert isinstance(content["state_dict"], collections.OrderedDict)
   return {name: value.numpy() for name, value in content["state_dict"].items()}
 
@@ -136,12 +136,15 @@ def to(request: pytest.FixtureRequest) -> str:
   return request.param
 
 
+ENDINGS = {"torch": "a.pth.tar", "safetensors": "a.safetensors"}
+
+
 def test_names_layouts_and_bits(
   slim: tuple[pathlib.Path, Any], tmp_path: pathlib.Path, to: str
 ) -> None:
   folder, leaves = slim
-  export(folder, tmp_path / "file", to=to)
-  arrays = read(tmp_path / "file", to)
+  export(folder, tmp_path / ENDINGS[to], to=to)
+  arrays = read(tmp_path / ENDINGS[to], to)
   expected = leaves_by_port_name()
   assert set(arrays) == set(expected)
   assert set(expected.values()) == set(leaves)  # the list is of all of ours
@@ -151,19 +154,49 @@ def test_names_layouts_and_bits(
     np.testing.assert_array_equal(arrays[name], want, err_msg=name)
     # As bytes too: 0 equals -0, and some readers flush what is tiny.
     assert arrays[name].tobytes() == want.tobytes(), name
-  assert [path.name for path in tmp_path.iterdir()] == ["file"]
+  assert [path.name for path in tmp_path.iterdir()] == [ENDINGS[to]]
 
 
 def test_safetensors_carry_the_record(
   slim: tuple[pathlib.Path, Any], tmp_path: pathlib.Path
 ) -> None:
   folder, _ = slim
-  export(folder, tmp_path / "file", to="safetensors")
-  with safetensors.safe_open(tmp_path / "file", "numpy") as file:
+  export(folder, tmp_path / "a.safetensors", to="safetensors")
+  with safetensors.safe_open(tmp_path / "a.safetensors", "numpy") as file:
     about = file.metadata()
   assert about["format"] == "pt"
   stored = json.loads((folder / "model" / "model.json").read_text())
   assert json.loads(about["p3d_jax"]) == stored
+
+
+def test_an_export_comes_back_as_it_was(
+  slim: tuple[pathlib.Path, Any], tmp_path: pathlib.Path, to: str
+) -> None:
+  """The record travels in the file: nothing needs to be said again."""
+  folder, _ = slim
+  file = tmp_path / ENDINGS[to]
+  export(folder, file, to=to)
+  convert(file, tmp_path / "back")
+  _, _, then = p3d_jax.load(folder)
+  _, _, now = p3d_jax.load(tmp_path / "back")
+  for field in ("model", "preprocessing", "labels", "scores", "sha256"):
+    assert getattr(now, field) == getattr(then, field), field
+  assert now.provenance["source"]["provenance"] == then.provenance
+  with pytest.raises(WeightsError, match="has a record .* says it; leave it"):
+    convert(file, tmp_path / "b", rule="port")
+
+
+def test_an_export_whose_numbers_changed_is_refused(
+  slim: tuple[pathlib.Path, Any], tmp_path: pathlib.Path
+) -> None:
+  """.safetensors has no checksum of its own; the record has one."""
+  file = tmp_path / "a.safetensors"
+  export(slim[0], file, to="safetensors")
+  content = bytearray(file.read_bytes())
+  content[-5] ^= 1
+  file.write_bytes(content)
+  with pytest.raises(WeightsError, match="is damaged: its arrays do not have"):
+    convert(file, tmp_path / "back")
 
 
 @pytest.mark.parametrize("tracked", [True, False])
@@ -190,8 +223,8 @@ def test_a_file_of_the_port_comes_back(
     schedule=FIELDS["schedule"],
     preprocessing="port",
   )
-  export(tmp_path / "net", tmp_path / "file", to=to)
-  found = read(tmp_path / "file", to)
+  export(tmp_path / "net", tmp_path / ENDINGS[to], to=to)
+  found = read(tmp_path / ENDINGS[to], to)
   end = ".num_batches_tracked"
   expected = {
     name: value.numpy()
@@ -233,7 +266,7 @@ def test_num_batches_tracked(
 ) -> None:
   provenance = {"kind": "converted", "batches_tracked": kept}
   saved(tmp_path / "net", provenance=provenance)
-  file = tmp_path / "file"
+  file = tmp_path / "a.safetensors"
   export(tmp_path / "net", file, to="safetensors", batches_tracked=choice)
   arrays = read(file, "safetensors")
   end = ".num_batches_tracked"
@@ -255,8 +288,8 @@ def test_a_trunk_and_flow(tmp_path: pathlib.Path) -> None:
     lambda x: jax.numpy.asarray(rng.uniform(1, 2, x.shape), np.float32), shapes
   )
   p3d_jax.save(tmp_path / "net", variables, record)
-  export(tmp_path / "net", tmp_path / "file", to="safetensors")
-  arrays = read(tmp_path / "file", "safetensors")
+  export(tmp_path / "net", tmp_path / "a.safetensors", to="safetensors")
+  arrays = read(tmp_path / "a.safetensors", "safetensors")
   assert set(arrays) == set(leaves_by_port_name()) - {"fc.weight", "fc.bias"}
   assert arrays["conv1_custom.weight"].shape == (4, 2, 1, 7, 7)
 
@@ -314,10 +347,10 @@ def test_what_the_port_does_not_compute_is_said(
 def test_the_lines_to_print(
   slim: tuple[pathlib.Path, Any], tmp_path: pathlib.Path
 ) -> None:
-  text = export(slim[0], tmp_path / "file", to="safetensors")
+  text = export(slim[0], tmp_path / "a.safetensors", to="safetensors")
   first, second, third, fourth = text.splitlines()
-  size = (tmp_path / "file").stat().st_size / 1e6
-  assert first == f"wrote {tmp_path / 'file'} ({size:.1f} MB)"
+  size = (tmp_path / "a.safetensors").stat().st_size / 1e6
+  assert first == f"wrote {tmp_path / 'a.safetensors'} ({size:.1f} MB)"
   assert second == (
     "122 arrays by the PyTorch port's names, and 0 num_batches_tracked"
   )
@@ -334,13 +367,17 @@ def test_the_lines_to_print(
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
   "to": ({"to": "onnx"}, "to is 'onnx': it must be one of torch, safetensors"),
-  "there": ({"out": "there"}, "out is .*there, which exists: name a new"),
-  "folder": ({"out": "no/file"}, "out is .*: there is no folder .*no"),
+  "there": (
+    {"out": "a.safetensors"},
+    "out is .*a.safetensors, which exists: name a new",
+  ),
+  "folder": ({"out": "no/b.safetensors"}, "out is .*: there is no folder .*no"),
   "batches": ({"batches_tracked": -1}, "batches_tracked is -1: it must be"),
   "word": ({"batches_tracked": "all"}, "batches_tracked is 'all': it must be"),
   "bool": ({"batches_tracked": True}, "batches_tracked is True: it must be"),
   "float": ({"batches_tracked": 1.0}, "batches_tracked is 1.0: it must be"),
   "step": ({"step": 3}, "step is 3, but .* is one checkpoint"),
+  "ending": ({"out": "b.pth"}, r"of safetensors must be called \*.safetensors"),
   "path": ({"path": "nowhere"}, "nowhere is no checkpoint and no workdir"),
 }
 
@@ -350,14 +387,14 @@ def test_mistakes_are_one_line(
   slim: tuple[pathlib.Path, Any], tmp_path: pathlib.Path, mistake: str
 ) -> None:
   words, message = MISTAKES[mistake]
-  words = {"path": slim[0], "out": "file", "to": "safetensors"} | words
-  (tmp_path / "there").write_text("mine")
+  words = {"path": slim[0], "out": "b.safetensors", "to": "safetensors"} | words
+  (tmp_path / "a.safetensors").write_text("mine")
   path, out = tmp_path / words.pop("path"), tmp_path / words.pop("out")
   with pytest.raises(ValueError, match=message) as caught:
     export(path, out, **words)
   assert "\n" not in str(caught.value)
-  assert [p.name for p in tmp_path.iterdir()] == ["there"]
-  assert (tmp_path / "there").read_text() == "mine"
+  assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+  assert (tmp_path / "a.safetensors").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -368,7 +405,7 @@ def test_blocks_the_port_does_not_have(
 ) -> None:
   saved(tmp_path / "net", schedule=schedule)
   with pytest.raises(WeightsError, match=f"not for {blocks}$") as caught:
-    export(tmp_path / "net", tmp_path / "file", to="safetensors")
+    export(tmp_path / "net", tmp_path / "a.safetensors", to="safetensors")
   assert "\n" not in str(caught.value)
   assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
@@ -380,9 +417,9 @@ def test_without_pytorch(
 ) -> None:
   monkeypatch.setitem(sys.modules, "torch", None)  # importing it now fails
   with pytest.raises(WeightsError, match=r"pip install 'p3d_jax\[torch\]'"):
-    export(slim[0], tmp_path / "file", to="torch")
+    export(slim[0], tmp_path / "a.pth", to="torch")
   assert not list(tmp_path.iterdir())
-  export(slim[0], tmp_path / "file", to="safetensors")
+  export(slim[0], tmp_path / "a.safetensors", to="safetensors")
 
 
 def test_a_write_that_fails_leaves_nothing(
@@ -395,7 +432,7 @@ def test_a_write_that_fails_leaves_nothing(
 
   monkeypatch.setattr(safetensors.numpy, "save", full)
   with pytest.raises(OSError, match="No space"):
-    export(slim[0], tmp_path / "file", to="safetensors")
+    export(slim[0], tmp_path / "a.safetensors", to="safetensors")
   assert not list(tmp_path.iterdir())
 
 

@@ -7,76 +7,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from p3d_jax.weights import caffe, source
+from p3d_jax.weights import source
 from p3d_jax.weights.merge import WeightsError
-from tests.reference import caffe_file
-
-Layer = caffe_file.Layer
-
-
-def small_caffe(path, **options):
-  rng = np.random.default_rng(0)
-  kernel = rng.standard_normal((4, 3, 7, 7)).astype(np.float32)
-  layers = [
-    Layer("data", "Data", tops=("data", "label")),
-    Layer("conv1", "Convolution", [kernel], ["data"], ["conv1"]),
-    Layer("scale_conv1", "Scale", [kernel[:, 0, 0, 0]], ["conv1"], ["conv1"]),
-    Layer("res3b_branch2a", "Convolution", [kernel], ["conv1"], ["a"]),
-  ]
-  caffe_file.write(path, layers, **options)
-  return kernel
-
-
-@pytest.mark.parametrize(
-  "options",
-  [
-    {},
-    {"v1": True},
-    {"legacy_shape": True, "diffs": True},
-    {"double": True},
-  ],
-  ids=str,
-)
-def test_caffe_as_it_occurs(tmp_path, options):
-  """The suffix does not matter, the numbers come back to the bit."""
-  kernel = small_caffe(tmp_path / "net.bin", **options)
-  found = source.read(tmp_path / "net.bin")
-  assert (found.container, found.kind) == ("caffe", "caffe_resnet50")
-  np.testing.assert_array_equal(found.arrays["conv1/0"], kernel)
-  kind = np.float64 if options.get("double") else np.float32
-  assert found.arrays["conv1/0"].dtype == kind
-  assert (found.width, found.channels) == (4, 3)
-
-
-def test_caffe_cut_short(tmp_path):
-  """Cut anywhere, a file cannot be parsed or lacks whole layers at its end."""
-  file = tmp_path / "a.caffemodel"
-  small_caffe(file)
-  whole = file.read_bytes()
-  names = list(source.read(file).arrays)
-  for end in range(1, len(whole) - 1, 10):
-    file.write_bytes(whole[:end])
-    found = caught(lambda: list(caffe.read(file)))
-    assert isinstance(found, WeightsError) or found == names[: len(found)]
-    assert found != names
-
-
-def caught(run):
-  try:
-    return run()
-  except WeightsError as error:
-    return error
-
-
-def test_caffe_with_a_wrong_shape(tmp_path):
-  file = tmp_path / "a.caffemodel"
-  small_caffe(file)
-  # conv1's shape (dims 4 3 7 7) with one number changed.
-  whole = file.read_bytes()
-  assert b"\x04\x03\x07\x07" in whole
-  file.write_bytes(whole.replace(b"\x04\x03\x07\x07", b"\x05\x03\x07\x07"))
-  with pytest.raises(WeightsError, match=r"conv1/0 is damaged: its shape \(5"):
-    source.read(file)
 
 
 def test_an_unknown_file_lists_what_it_holds(tmp_path):

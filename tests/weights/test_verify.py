@@ -146,12 +146,31 @@ def test_channels_first(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
   found = check(folder, tmp_path, first(X), turned, channels_first=True)
   assert found == check(folder, tmp_path, X, Y)
   assert found.first is None
-  with pytest.raises(ValueError, match="seem to stand first: set channels_f"):
+  with pytest.raises(ValueError, match="first: add --channels-first"):
     check(folder, tmp_path, first(X), turned)
-  with pytest.raises(ValueError, match="last: leave channels_first"):
+  with pytest.raises(ValueError, match="last: leave out --channels-first"):
     check(folder, tmp_path, X, Y, channels_first=True)
   with pytest.raises(ValueError, match="stem is .* seem to stand first"):
     check(folder, tmp_path, X, turned)
+  frames = np.zeros((1, 3, 4, 32, 32), np.uint8)  # RGB, whatever weights read
+  with pytest.raises(ValueError, match=r"the 3 channels \(RGB\); they seem"):
+    check(folder, tmp_path, frames, Y)
+
+
+def test_input_that_the_weights_do_not_expect_is_noted(
+  folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  assert check(folder, tmp_path, X, Y).notes == ()
+  longer = np.concatenate([X, X], axis=1)
+  found = check(folder, tmp_path, longer, outputs(longer))
+  assert found.notes == (
+    "the clips are of 8x32x32, those of the weights of 4x32x32 (frames, "
+    "height, width)",
+  )
+  raw = 100 * np.abs(X)
+  (note,) = check(folder, tmp_path, raw, outputs(raw)).notes
+  assert "floating input is taken as preprocessed" in note
+  assert f"note: {note}" in check(folder, tmp_path, raw, outputs(raw)).text()
 
 
 def test_one_step_need_not_be_an_axis(
@@ -282,22 +301,22 @@ def changed(value: float) -> np.ndarray:
 
 # name of a file, content, what the one line says
 BAD: list[tuple[str, Any, str]] = [
-  ("x.npy", None, "inputs is {x}: there is no such file"),
+  ("x.npy", None, "input is {x}: there is no such file"),
   ("y.npy", None, "expected is {y}: there is no such file"),
-  ("x.npy", X[0], "inputs are float32 (4, 32, 32, 3): they must be 5-D"),
-  ("x.npy", X.astype(np.int64), "inputs are int64"),
-  ("x.npy", X.astype(np.complex64), "inputs are complex64"),
+  ("x.npy", X[0], "input is float32 (4, 32, 32, 3): it must be 5-D"),
+  ("x.npy", X.astype(np.int64), "input is int64"),
+  ("x.npy", X.astype(np.complex64), "input is complex64"),
   ("x.npy", X[..., :2], "axis 4 must be the 3 channels (BGR)"),
   ("x.npy", X[:0], "at least one clip"),
   ("x.npy", X[:, :, :16], "at least 1 step and 32x32 pixels"),
-  ("x.npy", np.where(X > 3, np.nan, X), "inputs: "),
+  ("x.npy", np.where(X > 3, np.nan, X), "input: "),
   ("x.npy", np.zeros((1, 4, 20, 20, 3), np.uint8), "smaller than the crop"),
-  ("x.npy", unpicklable(), "inputs is {x}: it holds Python objects"),
+  ("x.npy", unpicklable(), "input is {x}: it holds Python objects"),
   ("x.npy", b"", "it is neither an .npy nor an .npz file"),
   ("x.npy", b"hello, world", "it is neither an .npy nor an .npz file"),
   ("x.npy", pickle.dumps([1]), "it is neither an .npy nor an .npz file"),
-  ("x.npy", b"\x93NUMPY\x01\x00", "inputs is {x}: "),
-  ("x.npy", {"a": X}, "inputs is {x}: it must be one array"),
+  ("x.npy", b"\x93NUMPY\x01\x00", "input is {x}: "),
+  ("x.npy", {"a": X}, "input is {x}: it must be one array"),
   ("y.npy", b"PK\x03\x04 and so on", "expected is {y}: "),
   ("y.npy", {}, "expected is {y}: it holds no array"),
   ("y.npy", {"res3": unpicklable()}, "it holds Python objects"),
@@ -361,7 +380,7 @@ def test_damaged_files(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
   one = x.read_bytes()
   for length in (7, 9, 40, 128, 130, len(one) - 1):
     x.write_bytes(one[:length])
-    with pytest.raises(ValueError, match="inputs is"):
+    with pytest.raises(ValueError, match="input is"):
       verify(folder, x, y)
 
 
