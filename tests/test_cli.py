@@ -264,8 +264,9 @@ def test_help_is_there_at_once() -> None:
       "inflate_file.inflate",
       {
         "model": None, "schedule": "ABC", "rule": "released", "exact": False,
-        "temporal_std": 0.01, "flow": False, "num_classes": None,
-        "labels": None, "reduce_stride": None, "preprocessing": None, "seed": 0,
+        "temporal_std": None, "flow": False, "num_classes": None,
+        "labels": None, "reduce_stride": None, "stem_pool": None,
+        "preprocessing": None, "seed": 0, "check_layers": True,
       },
     ),
     (
@@ -273,25 +274,28 @@ def test_help_is_there_at_once() -> None:
         "inflate", "r50.pth", "--out=o", "--model=p3d63", "--schedule=A,BC,S",
         "--rule=paper", "--exact", "--temporal-std=0.1", "--flow",
         "--num-classes=7", "--labels=l.txt", "--reduce-stride=no",
-        "--preprocessing=port", "--seed=3",
+        "--preprocessing=port", "--seed=3", "--stem-pool=ceil",
+        "--no-layer-check",
       ],
       "inflate_file.inflate",
       {
         "model": "p3d63", "schedule": "A,BC,S", "rule": "paper", "exact": True,
         "temporal_std": 0.1, "flow": True, "num_classes": 7, "labels": "l.txt",
         "reduce_stride": False, "preprocessing": "port", "seed": 3,
+        "stem_pool": "ceil", "check_layers": False,
       },
     ),
     (
       [
         "convert", "p3d.pth", "--out=o", "--model=p3d199", "--schedule=ABC",
         "--rule=port", "--stem-pool=padded", "--preprocessing=p.json",
-        "--labels=l.txt",
+        "--labels=l.txt", "--reduce-stride=yes", "--no-layer-check",
       ],
       "convert.convert",
       {
         "model": "p3d199", "schedule": "ABC", "rule": "port",
         "stem_pool": "padded", "preprocessing": "p.json", "labels": "l.txt",
+        "reduce_stride": True, "check_layers": False,
       },
     ),
     (
@@ -299,7 +303,8 @@ def test_help_is_there_at_once() -> None:
       "convert.convert",
       {
         "model": None, "schedule": None, "rule": None, "stem_pool": None,
-        "preprocessing": None, "labels": None,
+        "preprocessing": None, "labels": None, "reduce_stride": None,
+        "check_layers": True,
       },
     ),
   ],

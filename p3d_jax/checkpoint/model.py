@@ -216,7 +216,7 @@ def _without_closed_loops() -> Iterator[None]:
     if str(unraisable.exc_value) != "Event loop is closed":
       hook(unraisable)
 
-  pass
+  sys.unraisablehook = report
   try:
     yield
   finally:

@@ -8,11 +8,12 @@ that could not be read, beside others that were, or numbers that part.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from absl import logging
+import absl.logging
 
 from p3d_jax.cli import checkpoint, data, evaluate, models, train, weights
 from p3d_jax.cli.verb import Verb
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"p3d {args.verb}: unknown argument {rest[0]!r}", file=sys.stderr)
     return 2
   args.rest = rest
-  logging.set_verbosity(logging.ERROR)  # libraries' warnings are not for users
+  # What libraries log is not for users; what they raise is told in one line.
+  absl.logging.set_verbosity(absl.logging.FATAL)
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   try:
     return VERBS[args.verb].run(args)
   except (ValueError, ArithmeticError, OSError) as error:

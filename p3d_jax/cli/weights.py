@@ -16,6 +16,13 @@ def _source_arguments(parser: argparse.ArgumentParser, source: str) -> None:
     "--out", required=True, help="folder to write, which must not exist"
   )
   parser.add_argument(
+    "--no-layer-check",
+    dest="check_layers",
+    action="store_false",
+    help="take the arrays of a Caffe file whatever its layers say (default: "
+    "refuse a file whose wiring and settings are another network's)",
+  )
+  parser.add_argument(
     "--model",
     help="name in `p3d models` that it must be of (default: the one that the "
     "source has the blocks of)",
@@ -136,6 +143,7 @@ def _inflate(args: argparse.Namespace) -> int:
     stem_pool=args.stem_pool,
     preprocessing=args.preprocessing,
     seed=args.seed,
+    check_layers=args.check_layers,
   )
   print(report.text())
   print(args.out)
@@ -176,6 +184,7 @@ def _convert(args: argparse.Namespace) -> int:
     reduce_stride=_reduce_stride(args),
     preprocessing=args.preprocessing,
     labels=args.labels,
+    check_layers=args.check_layers,
   )
   print(report.text())
   print(args.out)

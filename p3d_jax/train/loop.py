@@ -21,8 +21,7 @@ from p3d_jax.checkpoint.model import Record
 from p3d_jax.checkpoint.run import RunCheckpoints
 from p3d_jax.data import pipeline
 from p3d_jax.data.sets import VideoSet, open_set
-from p3d_jax.models import zoo
-from p3d_jax.models.p3d import P3D
+from p3d_jax.models import p3d, zoo
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.progress import Bar
 from p3d_jax.train import config as configs
@@ -131,7 +130,7 @@ def prepare(
   logs.check_config(directory, config)
   module = configs.network(config, len(train_videos.label_names))
   preprocessing = configs.preprocessing(config)
-  variables = states.abstract_variables(module, len(preprocessing.mean))
+  variables = p3d.abstract_variables(module, len(preprocessing.mean))
   init.check_weights(start, variables)
   params = variables["params"]
   rules = optim.plan(params, config.optim, config.norm.freeze)
@@ -154,7 +153,7 @@ def prepare(
 
 def _record(
   config: ConfigDict,
-  module: P3D,
+  module: p3d.P3D,
   preprocessing: Preprocessing,
   videos: VideoSet,
   start: init.Start,

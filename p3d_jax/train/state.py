@@ -14,8 +14,6 @@ from p3d_jax.checkpoint import tree
 from p3d_jax.models import p3d
 from p3d_jax.train import sharding
 
-abstract_variables = p3d.abstract_variables  # what `_variables` makes
-
 
 class TrainState(struct.PyTreeNode):
   """The state of a run; the step is also its position in the data.

@@ -203,6 +203,7 @@ def read_net(path: str | os.PathLike[str]) -> Content:
     found = [
       (_layer(layer), layer.blobs) for layer in (*net.layers, *net.layer)
     ]
+  # A name that is no UTF-8 is the one or the other, by protobuf's two parsers.
   except (DecodeError, UnicodeDecodeError) as error:
     raise WeightsError(
       f"{path} is damaged, or no .caffemodel: it cannot be parsed"

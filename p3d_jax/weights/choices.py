@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -142,8 +143,12 @@ def new_folder(out: Path) -> epath.Path:
   above = path.absolute()
   while not above.exists():
     above = above.parent
-  if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-    raise WeightsError(f"out is {str(out)!r}: {above} cannot be written to")
+  try:  # the only sure test: rights do not tell all
+    tempfile.TemporaryDirectory(dir=above).cleanup()
+  except OSError as error:
+    raise WeightsError(
+      f"out is {str(out)!r}: {above} cannot be written to"
+    ) from error
   return path
 
 

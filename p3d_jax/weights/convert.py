@@ -40,6 +40,7 @@ def convert(
   reduce_stride: bool | None = None,
   preprocessing: str | Preprocessing | None = None,
   labels: choices.Path | Sequence[str] | None = None,
+  check_layers: bool = True,
 ) -> Report:
   """Converts the authors' .caffemodel, or a checkpoint of the PyTorch port.
 
@@ -57,6 +58,8 @@ def convert(
       file; None: it has, as in the port and in the release.
     preprocessing: row of PREPROCESSINGS, or a JSON file, of a port file.
     labels: names of the classes, or a file with one a line; None: indices.
+    check_layers: whether a Caffe file whose layers say another network, by
+      their wiring and settings, is refused.
 
   Returns:
     What became of each array.
@@ -73,6 +76,7 @@ def convert(
     "reduce_stride": reduce_stride,
     "preprocessing": preprocessing,
   }
+  checks = {"model": model, "check_layers": None if check_layers else False}
   found = sources.read(source)
   kind = sources.KINDS[found.kind]
   if kind.is_2d:
@@ -85,6 +89,7 @@ def convert(
   variables, report = fill.fill(found, module)
   if found.record is not None:
     _check_unchanged(found, found.record, variables)
+  told = fill.layer_facts(found, check_layers)
   record = checkpoint.Record(
     model=zoo.to_fields(module),
     preprocessing=facts.preprocessing,
@@ -93,12 +98,13 @@ def convert(
     provenance={
       "kind": "converted",
       "source": found.provenance(),
-      "choices": choices.spoken({**said, "model": model}),
+      "choices": choices.spoken({**said, **checks}),
       "batches_tracked": fill.batches_tracked(found, module),
       **versions(),
     },
   )
   report.title = fill.title(found)
+  report.notes += told.notes
   report.notes += choices.notes(found.classes, labels or facts.labels)
   checkpoint.save(folder, variables, record, report.to_json())
   return report

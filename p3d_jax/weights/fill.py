@@ -6,7 +6,7 @@ from typing import Any
 
 from p3d_jax.checkpoint import tree
 from p3d_jax.models import p3d, zoo
-from p3d_jax.weights import choices, merge, rows
+from p3d_jax.weights import caffe_net, choices, merge, rows
 from p3d_jax.weights.merge import Report, WeightsError
 from p3d_jax.weights.source import KINDS, Source
 
@@ -55,6 +55,23 @@ def fill(found: Source, module: p3d.P3D) -> tuple[dict[str, Any], Report]:
       error.wrong,
     ) from error
   return tree.unflatten(filled), report
+
+
+def layer_facts(found: Source, check_layers: bool) -> caffe_net.Facts:
+  """Checks what the layers of a Caffe file say; of other files, nothing.
+
+  Args:
+    found: the source, whose arrays fit.
+    check_layers: False takes the arrays alone, and notes it.
+
+  Raises:
+    WeightsError: if they say another network than is computed here.
+  """
+  if found.container != "caffe":
+    return caffe_net.Facts({})
+  if not check_layers:
+    return caffe_net.Facts({}, ("what the layers say was not looked at",))
+  return caffe_net.facts(found.path, found.layers, found.naming, found.stages)
 
 
 def title(found: Source) -> str:

@@ -77,6 +77,7 @@ def inflate(
   stem_pool: str | None = None,
   preprocessing: str | Preprocessing | None = None,
   seed: int = 0,
+  check_layers: bool = True,
 ) -> Report:
   """Inflates ImageNet weights, or a 2D network trained here.
 
@@ -103,6 +104,8 @@ def inflate(
       beside the file, else what files of this kind expect. Of one frame, it
       becomes one of FRAMES.
     seed: of what is drawn.
+    check_layers: whether the layers of a Caffe file say, by their wiring and
+      settings, what network it is, or refuse it.
 
   Returns:
     What became of each array and where each leaf comes from.
@@ -123,6 +126,7 @@ def inflate(
     "stem_pool": stem_pool,
     "preprocessing": preprocessing,
     "seed": seed,
+    "check_layers": None if check_layers else False,
   }
   folder = choices.new_folder(out)
   _check(exact, temporal_std, num_classes, seed)
@@ -225,9 +229,11 @@ def _from_file(found: sources.Source, said: Mapping[str, Any]) -> Flat:
   pixels, note = _pixels(found, said["preprocessing"])
   module = fill.network(found, **fields)
   variables, report = fill.fill(found, module)
+  told = fill.layer_facts(found, said["check_layers"] is None)
+  told.check_said(found.path, said)
   return Flat(
     what=fill.title(found),
-    module=module,
+    module=module.clone(**told.fields),
     leaves=tree.flatten(variables),
     origins=report.used,
     unused=report.unused,
@@ -235,7 +241,7 @@ def _from_file(found: sources.Source, said: Mapping[str, Any]) -> Flat:
     labels=hub.labels(found.beside, found.classes),
     scores="softmax",
     provenance=found.provenance(),
-    notes=note,
+    notes=(*note, *told.notes),
   )
 
 

@@ -173,15 +173,10 @@ class Source:
     return said
 
 
-def _read_caffe(path: pathlib.Path) -> Content:
-  net = caffe.read_net(path)
-  return Content(net.arrays, layers=net.layers)
-
-
 READERS: dict[str, Callable[[pathlib.Path], Content]] = {
   "torch": torch.read_torch,
   "safetensors": torch.read_safetensors,
-  "caffe": _read_caffe,
+  "caffe": caffe.read_net,
 }
 
 # In front of names: of nn.DataParallel, and of transformers' trunks.

@@ -286,10 +286,14 @@ def p3d199(
 
 
 def _row_settings(row: Mapping[str, str]) -> dict[str, Any]:
-  """What the prototxts state of a row: sums along the shortcut no coeff."""
+  """What the prototxts state of a row.
+
+  That is one size for both axes in 2D, and no coeff of sums along the shortcut.
+  """
 
   def numbers(column: str) -> list[int]:
-    return [int(n) for n in row[column].split()]
+    found = [int(n) for n in row[column].split()]
+    return found[:1] if len(found) == 2 else found
 
   match row["type"]:
     case "Convolution":

@@ -11,6 +11,7 @@ import pytest
 import p3d_jax
 from p3d_jax.checkpoint import tree
 from p3d_jax.data.sets import open_set
+from p3d_jax.models import p3d
 from p3d_jax.train import config as configs
 from p3d_jax.train import logs, loop, optim, sharding, step
 from p3d_jax.train import state as states
@@ -163,7 +164,7 @@ STATES = {
 
 def state_of(made: Any) -> Any:
   module = configs.network(made, 8)
-  tx = optim.optimizer(made, states.abstract_variables(module, 3)["params"])
+  tx = optim.optimizer(made, p3d.abstract_variables(module, 3)["params"])
 
   def create(abstract: bool = False) -> Any:
     return states.create(

@@ -376,3 +376,13 @@ def test_record_says_where_it_comes_from(tmp_path, state):
   stored = record.provenance["choices"]
   assert Preprocessing.from_dict(stored["preprocessing"]) == pixels
   assert "arrays of the file fill" in report.text()
+
+
+def test_a_caffe_file_of_another_rule_is_refused(table_weights, tmp_path):
+  """The numbers fit; what the layers say does not."""
+  lies = {"res2c_branch2b_st": {"coeff": [1, 1]}}
+  layers = caffe_file.p3d199(table_weights, lies=lies)
+  caffe_file.write(tmp_path / "a.caffemodel", layers)
+  with pytest.raises(ValueError, match="of the rule 'released'"):
+    convert.convert(tmp_path / "a.caffemodel", tmp_path / "out")
+  assert not (tmp_path / "out").exists()

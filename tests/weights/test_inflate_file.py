@@ -344,3 +344,35 @@ def test_other_resnets_are_refused(net, tmp_path):
   torch.save(grouped, tmp_path / "resnext.pth")
   with pytest.raises(ValueError, match=r"conv2.weight \(8, 1, 3, 3\) is no"):
     inflate(tmp_path / "resnext.pth", tmp_path / "out")
+
+
+def test_what_a_caffe_file_says_is_computed(tmp_path):
+  """The stride on the 3x3 and eps 1e-3, which move the logits by more."""
+  net = resnet.build(50, width=WIDTH, classes=CLASSES)
+  state = resnet.torchvision_names(net.state_dict())
+  for layer in net.modules():
+    if isinstance(layer, torch.nn.BatchNorm2d):
+      layer.eps = 1e-3
+  expected = resnet.logits(net, images(), "ceil")
+  told = {"eps": 1e-3}
+  plain = caffe_file.resnet(state, 50, reduce_stride=False)
+  norms = {v.name: told for v in plain if v.type == "BatchNorm"}
+  layers = caffe_file.resnet(state, 50, reduce_stride=False, lies=norms)
+  caffe_file.write(tmp_path / "a.caffemodel", layers)
+  inflate(tmp_path / "a.caffemodel", tmp_path / "out", exact=True)
+  assert error(tmp_path / "out", expected) < TOLERANCE
+  caffe_file.write(tmp_path / "b.caffemodel", plain)
+  inflate(tmp_path / "b.caffemodel", tmp_path / "other", exact=True)
+  assert error(tmp_path / "other", expected) > 10 * TOLERANCE
+  with pytest.raises(ValueError, match="reduce_stride is True: .* says False"):
+    inflate(tmp_path / "a.caffemodel", tmp_path / "no", reduce_stride=True)
+  caffe_file.write(tmp_path / "c.caffemodel", layers, stripped=True)
+  report = inflate(tmp_path / "c.caffemodel", tmp_path / "bare", exact=True)
+  assert "the file holds no settings" in report.text()
+  report = inflate(
+    tmp_path / "a.caffemodel", tmp_path / "trusted", check_layers=False
+  )
+  assert "what the layers say was not looked at" in report.notes
+  _, _, record = p3d_jax.load(tmp_path / "trusted")
+  assert record.model["reduce_stride"] is True  # what such files have
+  assert record.provenance["choices"]["check_layers"] is False
