@@ -149,6 +149,11 @@ def _provenance(provenance: Mapping[str, Any]) -> Lines:
   if choices is not None:
     said = [f"{k}={_plain(v)}" for k, v in choices.items() if v is not None]
     yield from _wrap("  choices", ", ".join(said) or "none")
+  origin = _take(rest, "init_from", lambda value: isinstance(value, dict))
+  if origin is not None:
+    line = f"{origin['path']} ({origin['source']}), head {origin['head']}"
+    yield from _wrap("  began from", line)
+    yield "  its sha256", str(origin["sha256"])
   if "data" in rest:
     yield "  data", _plain(rest.pop("data"))
   if rest.pop("config", None):

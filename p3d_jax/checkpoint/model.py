@@ -321,6 +321,11 @@ def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
       )
     return path
   root = path / CHECKPOINTS
+  if path.exists() and not path.is_dir():
+    raise CheckpointError(
+      f"{path} is a file, no checkpoint: `p3d convert` or `p3d inflate` makes "
+      "one of a file of weights"
+    )
   if not root.exists():
     raise CheckpointError(
       f"{path} is no checkpoint and no workdir: it has neither "
@@ -339,7 +344,8 @@ def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
     return root / str(steps[-1])
   if step in steps:
     return root / str(step)
-  raise CheckpointError(f"{path} has no step {step!r}: it has {steps}")
+  there = f"it has {steps}" if steps else "it has no checkpoint yet"
+  raise CheckpointError(f"{path} has no step {step!r}: {there}")
 
 
 def _is_whole(path: epath.Path) -> bool:

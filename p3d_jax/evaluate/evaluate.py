@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -127,9 +128,11 @@ def _open(
   recorded = record.provenance.get("data")
   split = split or _recorded_split(record)
   if not (data or recorded) or not split:
+    missing = [] if data or recorded else ["--data"]
+    missing += [] if split else ["--split"]
     raise ValueError(
-      f"{folder} does not say what data it was trained on: name --data and "
-      "--split"
+      f"{folder} does not say what data it was trained on: name "
+      f"{' and '.join(missing)}"
     )
   if not data and not (epath.Path(recorded) / "dataset_info.json").exists():
     raise ValueError(
@@ -140,9 +143,16 @@ def _open(
   if tuple(videos.label_names) != record.labels:
     raise ValueError(
       f"the classes of {videos.directory} are not those of {folder}: "
-      f"{list(videos.label_names)} and {list(record.labels)}"
+      f"{_some(videos.label_names)}, not {_some(record.labels)}; convert with "
+      "--labels, or train a new head with config.init_from"
     )
   return videos
+
+
+def _some(labels: Sequence[str]) -> str:
+  """Returns how many labels there are, and the first."""
+  shown = ", ".join(labels[:3]) + (", ..." if len(labels) > 3 else "")
+  return f"{len(labels)} ({shown})"
 
 
 def _check_out(out: epath.Path) -> None:

@@ -145,3 +145,24 @@ def test_a_trunk_of_another_kind(
   assert found["provenance/lot"] == '{"a": [1]}'
   assert found["sha256"].startswith("none")
   assert "report" not in found
+
+
+def test_a_run_that_began_from_weights(
+  monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+  origin = {
+    "path": "weights/p3d63",
+    "sha256": "ab" * 32,
+    "head": "fresh",
+    "source": "inflated",
+  }
+  record = dataclasses.replace(
+    converted(),
+    provenance={"kind": "trained", "step": 7, "init_from": origin},
+  )
+  found = described(monkeypatch, tmp_path, record)
+  assert found["provenance"] == "trained, step 7"
+  assert found["provenance/began from"] == (
+    "weights/p3d63 (inflated), head fresh"
+  )
+  assert found["provenance/its sha256"] == "ab" * 32

@@ -160,5 +160,7 @@ def test_a_set_of_other_classes_is_refused(tmp_path: pathlib.Path) -> None:
   p3d_jax.save(tmp_path / "x", small.variables(module), small.record(module))
   with pytest.raises(ValueError, match=r"name --data and --split"):
     evaluate(tmp_path / "x")
-  with pytest.raises(ValueError, match=r"classes of .* are not those of"):
+  with pytest.raises(ValueError, match=r"trained on: name --split$"):
+    evaluate(tmp_path / "x", data=small.dataset())
+  with pytest.raises(ValueError, match=r"8 \(pan_left, .*, not .*init_from$"):
     evaluate(tmp_path / "x", data=small.dataset(), split="test")
