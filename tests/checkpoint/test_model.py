@@ -230,9 +230,7 @@ def test_find(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
   with pytest.raises(model.CheckpointError, match="no step was evaluated"):
     model.find(tmp_path / "empty", "best")
   (tmp_path / "a.pth").write_text("")
-  with pytest.raises(
-    model.CheckpointError, match="is a file, .*p3d convert"
-  ):
+  with pytest.raises(model.CheckpointError, match="is a file, .*p3d convert"):
     model.find(tmp_path / "a.pth")
   (tmp_path / "begun" / model.CHECKPOINTS).mkdir(parents=True)
   with pytest.raises(model.CheckpointError, match="it has no checkpoint yet"):
