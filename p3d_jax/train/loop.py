@@ -21,7 +21,7 @@ from p3d_jax.checkpoint.model import Record
 from p3d_jax.checkpoint.run import RunCheckpoints
 from p3d_jax.data import pipeline
 from p3d_jax.data.sets import VideoSet, open_set
-from p3d_jax.models import p3d, zoo
+from p3d_jax.models import p3d, schedule, zoo
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.progress import Bar
 from p3d_jax.train import config as configs
@@ -312,8 +312,10 @@ def _opening(run: Run, start: int) -> str:
   weights = f", from {run.start.note}" if run.start.note and not start else ""
   pixels, rate = run.recipe.preprocessing, run.config.optim.learning_rate
   size = "x".join(map(str, (pixels.frames, *pixels.crop_size)))
+  module = run.recipe.module
+  layers = schedule.depth(module.schedule, module.stages)
   return (
-    f"{verb}: {run.config.model.name}, {len(run.train_videos)} videos, "
+    f"{verb}: {layers} layers, {len(run.train_videos)} videos, "
     f"{batch} {pixels.channels} clips of {size} a step on {devices} "
     f"device{'s' * (devices > 1)}, learning rate {rate:g}, "
     f"workdir {run.workdir}{weights}"
