@@ -97,8 +97,11 @@ def check_network(found: Beside, kind: str) -> None:
     for name, value in TRANSFORMERS.items():
       if found.config.get(name, value) != value:
         raise _wrong(found, name, f"it must be {value!r}")
-  elif found.config.get("architecture", TIMM[0]) not in TIMM:
+    return
+  if found.config.get("architecture", TIMM[0]) not in TIMM:
     raise _wrong(found, "architecture", f"it must be one of {', '.join(TIMM)}")
+  if found.config.get("model_args"):  # of timm: another activation, say
+    raise _wrong(found, "model_args", "a plain ResNet has none")
 
 
 def reduce_stride(found: Beside) -> bool:

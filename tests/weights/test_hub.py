@@ -75,6 +75,14 @@ def test_networks_with_the_same_arrays_are_refused(tmp_path, name):
     hub.check_network(found, "torchvision")
 
 
+def test_a_resnet_with_arguments_is_not_plain(tmp_path):
+  found = beside(tmp_path, {**TIMM, "model_args": {"act_layer": "silu"}})
+  with pytest.raises(
+    WeightsError, match="model_args .*: a plain ResNet has no"
+  ):
+    hub.check_network(found, "torchvision")
+
+
 @pytest.mark.parametrize(
   ("config", "match"),
   [
