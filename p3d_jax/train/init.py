@@ -131,14 +131,19 @@ def _go_on(
 ) -> Start:
   """Resolves the config of a run that has a step, from what that step says."""
   origin = newest.provenance.get("init_from")
-  if origin is None or origin["path"] != config.init_from:
+  if origin is None or _absolute(origin["path"]) != _absolute(config.init_from):
     began = "without it" if origin is None else f"from {origin['path']!r}"
     raise ConfigError(
       f"config.init_from is {config.init_from!r}: {workdir} is of a run that "
       f"began {began}; name a new workdir"
     )
   resolved = _resolve(config, newest, fresh_head=origin["head"] == "fresh")
+  resolved.init_from = origin["path"]  # however it is written now
   return Start(resolved, origin=origin)
+
+
+def _absolute(path: str) -> str:
+  return str(epath.Path(path).expanduser().absolute())
 
 
 def _check_apart(init_from: str, workdir: epath.Path) -> None:

@@ -68,7 +68,8 @@ def labels(choice: Path | Sequence[str] | None, classes: int) -> list[str]:
 def _lines(file: pathlib.Path) -> list[str]:
   """Returns the lines of a text file, without empty ones at its end."""
   if not file.is_file():
-    raise WeightsError(f"labels is {str(file)!r}: there is no such file")
+    why = "it is a folder" if file.is_dir() else "there is no such file"
+    raise WeightsError(f"labels is {str(file)!r}: {why}")
   try:
     text = file.read_text("utf-8-sig")  # a mark of Windows is no letter
   except UnicodeDecodeError as error:

@@ -24,10 +24,16 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 # timm's names of plain ResNets. Its resnetaa50 and resnetblur50, say, have the
 # same arrays and compute another network.
 TIMM = tuple(
-  f"{prefix}resnet{depth}"
-  for prefix in ("", "tv_", "gluon_", "ssl_", "swsl_")
+  name.format(depth)
+  for name in (
+    "resnet{}", "tv_resnet{}", "gluon_resnet{}_v1b", "ssl_resnet{}",
+    "swsl_resnet{}",
+  )
   for depth in (50, 101, 152)
-)
+)  # fmt: skip
+
+# Arguments that a network may have been made with and be plain.
+TIMM_ARGUMENTS = ("num_classes", "in_chans", "drop_rate", "drop_path_rate")
 
 # What config.json of transformers must say of a ResNet, and its defaults.
 TRANSFORMERS = {
@@ -76,7 +82,7 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     return {}
   try:
     content = json.loads(file.read_text("utf-8"))
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise WeightsError(f"{file} is damaged: {error}") from error
   if not isinstance(content, dict):
     raise WeightsError(f"{file} is damaged: it holds no object")
@@ -98,9 +104,12 @@ def check_network(found: Beside, kind: str) -> None:
       if found.config.get(name, value) != value:
         raise _wrong(found, name, f"it must be {value!r}")
     return
-  if found.config.get("architecture", TIMM[0]) not in TIMM:
+  if not found.config:
+    return
+  if found.config.get("architecture") not in TIMM:
     raise _wrong(found, "architecture", f"it must be one of {', '.join(TIMM)}")
-  if found.config.get("model_args"):  # of timm: another activation, say
+  if set(found.config.get("model_args") or ()) - set(TIMM_ARGUMENTS):
+    # Another activation, say.
     raise _wrong(found, "model_args", "a plain ResNet has none")
 
 
@@ -112,8 +121,8 @@ def reduce_stride(found: Beside) -> bool:
   """
   if not found.config:
     raise WeightsError(
-      f"{found.path} does not say where the stride is: put its config.json "
-      "beside it, or give --reduce-stride yes or no "
+      f"{found.path} does not say where the stride is: give the folder with "
+      "its config.json, or --reduce-stride yes or no "
       "(`downsample_in_bottleneck` of transformers)"
     )
   # Absent is transformers' own default.
@@ -125,6 +134,9 @@ def reduce_stride(found: Beside) -> bool:
 
 def labels(found: Beside, classes: int | None) -> tuple[str, ...] | None:
   """Returns the names of the classes, if config.json has one for each."""
+  listed = found.config.get("label_names")  # of timm
+  if isinstance(listed, list) and len(listed) == classes:
+    return tuple(str(name) for name in listed)
   names = found.config.get("id2label")
   keys = [str(i) for i in range(classes or 0)]
   if not keys or not isinstance(names, Mapping) or set(names) != set(keys):
@@ -137,6 +149,12 @@ def labels(found: Beside, classes: int | None) -> tuple[str, ...] | None:
   return tuple(made)
 
 
+def scores(found: Beside) -> str:
+  """Returns what turns the logits into scores, "softmax" or "sigmoid"."""
+  several = found.config.get("problem_type") == "multi_label_classification"
+  return "sigmoid" if several else "softmax"
+
+
 def preprocessing(found: Beside, usual: Preprocessing) -> Preprocessing | None:
   """Returns what the files say of pixels; None if they say nothing.
 
@@ -147,59 +165,67 @@ def preprocessing(found: Beside, usual: Preprocessing) -> Preprocessing | None:
   Raises:
     WeightsError: if they say what a Preprocessing cannot.
   """
-  timm = found.config.get("pretrained_cfg")
-  if isinstance(timm, Mapping):
-    size = timm.get("input_size", [3, 224, 224])
-    return _pixels(
-      found, usual, timm, "mean", "std", size[-1], timm.get("crop_pct", 0.875)
-    )
-  said = found.preprocessor
-  if not said:
-    return None
-  if not said.get("do_normalize", True) or not said.get("do_rescale", True):
-    raise WeightsError(
-      f"{found.path}: preprocessor_config.json neither scales nor normalises: "
-      "say what pixels must be with --preprocessing"
-    )
-  size = said.get("size", 224)
-  if isinstance(size, Mapping):
-    size = size.get("shortest_edge")
-  return _pixels(
-    found,
-    usual,
-    said,
-    "image_mean",
-    "image_std",
-    size,
-    said.get("crop_pct") or 0.875,
-  )
-
-
-def _pixels(
-  found: Beside,
-  usual: Preprocessing,
-  said: Mapping[str, Any],
-  mean: str,
-  std: str,
-  size: Any,
-  share: Any,
-) -> Preprocessing:
-  """A short side of size / share, and a crop of size from its centre."""
   try:
-    crop = int(size)
-    return dataclasses.replace(
-      usual,
-      resize=math.floor(crop / float(share)),
-      crop=crop,
-      scale=float(said.get("rescale_factor", usual.scale)),
-      mean=_numbers(said.get(mean, usual.mean)),
-      std=_numbers(said.get(std, usual.std)),
-    )
-  except (TypeError, ValueError, ZeroDivisionError) as error:
+    if "architecture" in found.config:
+      return _timm(found.config.get("pretrained_cfg", found.config), usual)
+    return _transformers(found.preprocessor, usual)
+  except (TypeError, ValueError, LookupError, ArithmeticError) as error:
     raise WeightsError(
       f"{found.path}: the JSON beside it says of pixels what cannot be "
       f"({error}): say it with --preprocessing"
     ) from error
+
+
+def _timm(said: Mapping[str, Any], usual: Preprocessing) -> Preprocessing:
+  """A short side of size / crop_pct, and a crop of size from its centre."""
+  _, height, width = said.get("input_size", (3, 224, 224))
+  if height != width:
+    raise ValueError(f"input_size {said['input_size']} is not square")
+  return dataclasses.replace(
+    usual,
+    resize=math.floor(height / (said.get("crop_pct") or 0.875)),
+    crop=height,
+    mean=_numbers(said.get("mean", usual.mean)),
+    std=_numbers(said.get("std", usual.std)),
+  )
+
+
+def _transformers(
+  said: Mapping[str, Any], usual: Preprocessing
+) -> Preprocessing | None:
+  if not said:
+    return None
+  resize, crop = _sizes(said)
+  scales, normalizes = said.get("do_rescale", True), said.get("do_normalize")
+  return dataclasses.replace(
+    usual,
+    resize=resize,
+    crop=crop,
+    scale=(said.get("rescale_factor") or usual.scale) if scales else 1.0,
+    mean=(0.0,) * 3
+    if normalizes is False
+    else _numbers(said.get("image_mean") or usual.mean),
+    std=(1.0,) * 3
+    if normalizes is False
+    else _numbers(said.get("image_std") or usual.std),
+  )
+
+
+def _sizes(said: Mapping[str, Any]) -> tuple[Any, Any]:
+  """Returns resize and crop of an image processor of transformers."""
+  size: Any = said.get("size", 224)
+  crop: Any = said.get("crop_size")
+  edge: Any = size.get("shortest_edge") if isinstance(size, Mapping) else size
+  exact = (size["height"], size["width"]) if edge is None else None
+  if crop and said.get("do_center_crop", True):
+    if isinstance(crop, Mapping):
+      crop = (crop["height"], crop["width"])
+    return exact or edge, crop
+  if exact:
+    return exact, exact
+  if edge >= 384:  # ConvNextImageProcessor resizes to a square from here on
+    return (edge, edge), edge
+  return math.floor(edge / (said.get("crop_pct") or 224 / 256)), edge
 
 
 def _numbers(values: Sequence[float]) -> tuple[float, ...]:
@@ -208,5 +234,5 @@ def _numbers(values: Sequence[float]) -> tuple[float, ...]:
 
 def _wrong(found: Beside, name: str, rule: str) -> WeightsError:
   return WeightsError(
-    f"{found.path}: config.json has {name} {found.config[name]!r}: {rule}"
+    f"{found.path}: config.json has {name} {found.config.get(name)!r}: {rule}"
   )

@@ -139,7 +139,7 @@ def inflate(
     model=zoo.to_fields(module),
     preprocessing=pixels,
     labels=tuple(choices.labels(kept, classes or 0)),
-    scores=flat.scores,
+    scores=flat.scores if num_classes is None else "softmax",
     provenance={
       "kind": "inflated",
       "source": flat.provenance,
@@ -189,18 +189,23 @@ def _headless(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _read(source: choices.Path, said: Mapping[str, Any]) -> Flat:
   """Reads a 2D network: a checkpoint of our own, or a file."""
-  folder = epath.Path(source).expanduser()
-  if not folder.is_dir() or hub.find(pathlib.Path(folder)):
+  folder = pathlib.Path(source).expanduser()
+  if not folder.is_dir() or hub.find(folder):
     found = sources.read(source)
     choices.model(said["model"], found)
     return _from_file(found, said)
+  if not any((folder / name).exists() for name in ("model", "checkpoints")):
+    raise WeightsError(
+      f"source is {str(folder)!r}, a folder: it must be a checkpoint, or have "
+      f"{' or '.join(hub.FILES)}"
+    )
   for name in ("reduce_stride", "stem_pool", "preprocessing"):
     if said[name] is not None:
       raise WeightsError(
         f"{name} is {said[name]!r}: the record of {folder} says it; leave it "
         "out"
       )
-  return _from_checkpoint(folder, said["model"])
+  return _from_checkpoint(epath.Path(folder), said["model"])
 
 
 def _from_file(found: sources.Source, said: Mapping[str, Any]) -> Flat:
@@ -239,7 +244,7 @@ def _from_file(found: sources.Source, said: Mapping[str, Any]) -> Flat:
     unused=report.unused,
     preprocessing=_of_clips(pixels),
     labels=hub.labels(found.beside, found.classes),
-    scores="softmax",
+    scores=hub.scores(found.beside),
     provenance=found.provenance(),
     notes=(*note, *told.notes),
   )

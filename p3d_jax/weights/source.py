@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from p3d_jax.checkpoint.model import Record
+from p3d_jax.models import zoo
 from p3d_jax.weights import caffe, hub, names, torch
 from p3d_jax.weights.content import Content
 from p3d_jax.weights.merge import WeightsError
@@ -179,6 +180,14 @@ READERS: dict[str, Callable[[pathlib.Path], Content]] = {
   "caffe": caffe.read_net,
 }
 
+# What comes instead of a file, by its first bytes.
+_NO_WEIGHTS = {
+  b"\x1f\x8b": "packed by gzip, unpack it first",
+  b"version h": "a pointer of git-lfs, fetch the file itself",
+  b"<!doctype": "a web page, download the file itself",
+  b"<html": "a web page, download the file itself",
+}
+
 # In front of names: of nn.DataParallel, and of transformers' trunks.
 _PREFIXES = ("module.", "resnet.")
 
@@ -203,17 +212,29 @@ def read(path: str | os.PathLike[str]) -> Source:
     kind=kind,
     arrays=arrays,
     sha256=_sha256(path),
-    beside=hub.beside(path),
+    beside=_beside(path, kind),
     record=_record(path, content.record),
     layers=content.layers,
   )
 
 
+def _beside(path: pathlib.Path, kind: str) -> hub.Beside:
+  """Reads what a hub puts beside a file of weights, by its names alone."""
+  if KINDS[kind].is_2d and path.name in hub.FILES:
+    return hub.beside(path)
+  return hub.Beside(path)
+
+
 def _record(path: pathlib.Path, text: str) -> Record | None:
   """Reads the record that `p3d export` put into a file."""
+  if not text:
+    return None
   try:
-    return Record.from_json(json.loads(text)) if text else None
-  except (ValueError, KeyError, TypeError) as error:
+    record = Record.from_json(json.loads(text))
+    zoo.from_fields(record.model)
+    dict(record.provenance)
+    return record
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise WeightsError(
       f"{path} has a damaged record of p3d_jax: {error}"
     ) from error
@@ -246,10 +267,16 @@ def _container(path: pathlib.Path) -> str:
     head = file.read(9)
   if head[8:9] == b"{":
     return "safetensors"  # eight bytes of length, then JSON
+  for start, what in _NO_WEIGHTS.items():
+    if head.lower().startswith(start):
+      raise WeightsError(f"{path} is no file of weights: it is {what}")
   if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
     return "torch"  # a zip, or a pickle of the old format
   if tarfile.is_tarfile(path):
-    return "torch"  # of 2017; PyTorch says that it does not open it
+    raise WeightsError(
+      f"{path} is a tar file, as PyTorch 0.1 wrote: it is not opened, because "
+      "that is unpickling (docs/weights.md)"
+    )
   if not head:
     raise WeightsError(f"{path} is empty")
   if path.suffix == ".caffemodel" or head[:1] in (b"\x0a", b"\x12", b"\xa2"):

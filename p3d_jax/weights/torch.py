@@ -126,11 +126,13 @@ def _load(path: Path) -> Any:
       with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of formats that are old
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnicodeDecodeError as error:
       raise WeightsError(
-        f"{path} is not opened, because it holds more than weights: "
-        f"{_reason(error)}; save its state dict alone (docs/weights.md)"
+        f"{path} was written by Python 2, with more than weights: save its "
+        "state dict alone (docs/weights.md)"
       ) from error
+    except pickle.UnpicklingError as error:
+      raise WeightsError(f"{path} {_reason(error)}") from error
     except (
       # A pickle that is cut short, or has a wrong byte, can end in any of them.
       ArithmeticError,
@@ -167,7 +169,10 @@ def _check_zip(path: Path) -> None:
   except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
     raise WeightsError(f"{path} is damaged: {_line(error)}") from error
   if damaged is not None:
-    raise WeightsError(f"{path} is damaged: {damaged} has another checksum")
+    raise WeightsError(
+      f"{path} is damaged: {damaged} has another checksum (or it was written "
+      "without them)"
+    )
   if any(name.endswith("/constants.pkl") for name in names):
     raise WeightsError(
       f"{path} is a TorchScript program: save the state dict of its network"
@@ -220,13 +225,16 @@ def _numpy(path: Path, name: str, tensor: Any) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-  """What the file asked for, out of PyTorch's page of advice."""
+  """Says why PyTorch does not open a file, without its page of advice."""
   text = str(error)
+  what = "is not opened, because it holds more than weights: "
+  cure = "; save its state dict alone (docs/weights.md)"
   if found := re.search(r"GLOBAL (\S+)", text):
-    return f"it asks for {found[1]}"
+    return f"{what}it asks for {found[1]}{cure}"
   if "Unsupported operand 149" in text:  # the first of protocol 4
-    return "its pickle is of protocol 4 or above; torch.save writes 2"
-  return text.rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
+    return f"{what}its pickle is of protocol 4 or above{cure}"
+  why = text.rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
+  return f"is damaged, or no PyTorch file: {why}"
 
 
 def _line(error: Exception) -> str:

@@ -137,7 +137,7 @@ def verify(
   record = model.read_record(folder)
   clips = _clips(inputs, record, channels_first)
   wanted = _expected(expected, endpoint, record, channels_first)
-  _check_shapes(wanted, record, clips, channels_first)
+  wanted = _shaped(wanted, record, clips, channels_first)
   module, variables, _ = model.load(folder)
   errors = _errors(module, variables, clips, wanted)
   rows = (
@@ -246,11 +246,7 @@ def _expected(
       name: _channels_last(array) if array.ndim > 3 else array
       for name, array in ordered.items()
     }
-  # res5 is 2D elsewhere, where 16 frames leave it one step.
-  return {
-    name: array[:, None] if array.ndim == 4 else array
-    for name, array in ordered.items()
-  }
+  return ordered
 
 
 def _unknown(name: str, names: Sequence[str]) -> str:
@@ -262,19 +258,28 @@ def _unknown(name: str, names: Sequence[str]) -> str:
   return f"the network has no endpoint {name!r}: {told}"
 
 
-def _check_shapes(
+def _shaped(
   wanted: Mapping[str, np.ndarray],
   record: model.Record,
   clips: np.ndarray,
   channels_first: bool,
-) -> None:
-  """Raises a ValueError if an array is not of its endpoint's shape."""
+) -> dict[str, np.ndarray]:
+  """Gives arrays their endpoints' shapes.
+
+  Raises:
+    ValueError: if one has another.
+  """
   apply = _apply(zoo.from_fields(record.model), tuple(wanted))
   shape = jax.ShapeDtypeStruct(clips.shape, clips.dtype)
   outputs = jax.eval_shape(apply, model.abstract_variables(record), shape)
+  shaped = dict(wanted)
   for name, array in wanted.items():
     there, right, hint = array.shape, outputs[name].shape, ""
     if there == right:
+      continue
+    # res5 is 2D elsewhere, where 16 frames leave it one step.
+    if len(right) == 5 and there == (*right[:1], *right[2:]) and right[1] == 1:
+      shaped[name] = array[:, None]
       continue
     if len(right) == 5:
       hint = " (batch, time, height, width, channels)"
@@ -283,6 +288,7 @@ def _check_shapes(
     raise ValueError(
       f"expected {name} is {there}: the network's is {right}{hint}"
     )
+  return shaped
 
 
 def _apply(module: P3D, names: tuple[str, ...]) -> Any:

@@ -141,7 +141,7 @@ def test_transformers_say_where_the_stride_is(files, tmp_path):
   # Alone, the arrays do not say it; then it must be said.
   alone = tmp_path / "alone.safetensors"
   shutil.copy(tmp_path / "hf" / "model.safetensors", alone)
-  with pytest.raises(ValueError, match="put its config.json beside it, or giv"):
+  with pytest.raises(ValueError, match="give the folder with its config.json"):
     inflate(alone, tmp_path / "b")
   assert not (tmp_path / "b").exists()
   inflate(alone, tmp_path / "b", exact=True, reduce_stride=True)
