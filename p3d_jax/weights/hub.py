@@ -169,7 +169,13 @@ def preprocessing(found: Beside, usual: Preprocessing) -> Preprocessing | None:
     if "architecture" in found.config:
       return _timm(found.config.get("pretrained_cfg", found.config), usual)
     return _transformers(found.preprocessor, usual)
-  except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+  except (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise WeightsError(
       f"{found.path}: the JSON beside it says of pixels what cannot be "
       f"({error}): say it with --preprocessing"

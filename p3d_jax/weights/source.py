@@ -204,7 +204,7 @@ def read(path: str | os.PathLike[str]) -> Source:
   content = READERS[container](path)
   arrays = content.arrays
   if container != "caffe":
-    arrays = _plain_names(path, arrays)
+    arrays = _plain_names(arrays)
   kind = _kind(path, arrays)
   return Source(
     path=path,
@@ -287,9 +287,7 @@ def _container(path: pathlib.Path) -> str:
   )
 
 
-def _plain_names(
-  path: pathlib.Path, arrays: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _plain_names(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Takes off what stands in front of names.
 
   `module.` goes where all names have it; `resnet.` where no name is lost.

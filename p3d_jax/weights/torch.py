@@ -121,7 +121,7 @@ def _load(path: Path) -> Any:
   """Opens a PyTorch file with `weights_only=True`."""
   torch = require(f"reading {path}")
   _check_zip(path)
-  with torch.serialization.safe_globals(_numpy_scalars(torch)):
+  with torch.serialization.safe_globals(_numpy_scalars()):
     try:
       with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of formats that are old
@@ -179,7 +179,7 @@ def _check_zip(path: Path) -> None:
     )
 
 
-def _numpy_scalars(torch: Any) -> list[Any]:
+def _numpy_scalars() -> list[Any]:
   """What a numpy number in a pickle asks for, as in 'best_prec1'.
 
   Under the names of numpy 1 and 2; they make numbers and nothing else.
@@ -215,10 +215,8 @@ def require(purpose: str) -> Any:
 
 def _numpy(path: Path, name: str, tensor: Any) -> np.ndarray:
   try:
-    if (
-      str(tensor.dtype) == "torch.bfloat16"
-    ):  # numpy has none; float32 holds it
-      tensor = tensor.float()
+    if str(tensor.dtype) == "torch.bfloat16":
+      tensor = tensor.float()  # numpy has no such type; float32 holds it
     return tensor.detach().numpy()
   except (TypeError, RuntimeError) as error:  # quantised, sparse
     raise WeightsError(f"{path}: {name}: {_line(error)}") from error

@@ -168,6 +168,7 @@ def test_labels(tmp_path):
     ({"crop_pct": 2}, None),
     ({"std": [0, 0, 0]}, None),
     ({"input_size": []}, None),
+    ([], None),
     ({"input_size": {"a": 1}}, None),
     ({"input_size": [3, 256, 128]}, None),
     (None, {**PROCESSOR, "size": {"height": 224}}),
