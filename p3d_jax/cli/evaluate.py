@@ -23,7 +23,13 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     "--workers",
     type=int,
     default=0,
-    help="processes that decode; 0 decodes in this one (default: 0)",
+    help="processes that read and decode; 0: threads of this one (default: 0)",
+  )
+  parser.add_argument(
+    "--timeout",
+    type=float,
+    default=60.0,
+    help="seconds that decoding one video may take; 0: any (default: 60)",
   )
   parser.add_argument(
     "--out",
@@ -42,6 +48,7 @@ def _clips_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+  from p3d_jax.data.pipeline import Reading
   from p3d_jax.evaluate.evaluate import default_out, evaluate, report
 
   verb.at_least_one(args, "clips", "batch")
@@ -53,13 +60,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     step=args.step,
     clips=args.clips,
     batch=args.batch,
-    workers=args.workers,
+    reading=Reading(workers=args.workers, timeout=args.timeout or None),
     out=out,
   )
   print(report(result))
   if out:
     print(f"written to {out}")
-  return 0
+  return 1 if result["problems"] else 0
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,14 @@ every draw of its clip, crop, mirror and colours comes from. Step s is the
 indices s * batch to (s + 1) * batch - 1, and a host reads its rows of them. So
 the step number is all there is to save, and hosts, workers and threads change
 nothing but the speed.
+
+A video that cannot be read is replaced in training by another one, drawn from
+(seed, i, attempt): the same one in every run. In testing it is said to be
+unreadable.
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Generator
 from typing import Any
@@ -17,15 +22,55 @@ import grain
 import numpy as np
 from absl import flags
 
-from p3d_jax.data.clips import Augment, random_clip
-from p3d_jax.data.decode import Video, VideoError
+from p3d_jax.data import example as examples
+from p3d_jax.data.clips import Augment
+from p3d_jax.data.decode import VideoError
+from p3d_jax.data.guard import Guards
 from p3d_jax.data.sets import VideoSet
 from p3d_jax.preprocess import Preprocessing
 
 Batch = dict[str, np.ndarray]
 
-# Streams of random numbers that never meet: an epoch's order, an example.
-_EPOCH, _EXAMPLE = 0, 1
+# Streams of random numbers that never meet: an epoch's order, an example, and
+# what replaces it if it cannot be read.
+_EPOCH, _EXAMPLE, _REPLACEMENT = 0, 1, 2
+# Videos tried for one example. That so many in turn cannot be read by chance
+# takes a set of which most cannot.
+ATTEMPTS = 10
+# Characters of what is said of a video that could not be read.
+PROBLEM = 240
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How videos are read; with a sound decoder nothing of it changes a pixel.
+
+  Attributes:
+    workers: processes that read and decode; 0: this one.
+    threads: that read, in each process.
+    timeout: seconds that decoding one example may take. Each thread then
+      decodes in a process of its own, which is killed if it takes longer. None
+      decodes in the thread itself, where nothing can stop it.
+    decoder: "module:class" that opens a video, as `example.DECODERS` says;
+      None: that of the channels.
+  """
+
+  workers: int = 0
+  threads: int = 2
+  timeout: float | None = None
+  decoder: str | None = None
+
+  def __post_init__(self) -> None:
+    if self.workers < 0 or self.threads < 1:
+      raise ValueError(
+        f"workers={self.workers}, threads={self.threads}: must be workers >= 0 "
+        "and threads >= 1"
+      )
+    if self.timeout is not None and not self.timeout > 0:
+      raise ValueError(f"timeout={self.timeout}: must be > 0 seconds, or None")
+
+
+DEFAULT = Reading()
 
 
 def train_batches(
@@ -39,8 +84,8 @@ def train_batches(
   stop_step: int,
   host: int = 0,
   hosts: int = 1,
-  workers: int = 0,
-  threads: int = 2,
+  segments: bool = False,
+  reading: Reading = DEFAULT,
 ) -> Generator[Batch, None, None]:
   """Yields this host's rows of each step's batch.
 
@@ -55,17 +100,21 @@ def train_batches(
     host: number of this host.
     hosts: how many there are; each takes batch / hosts rows that follow one
       another.
-    workers: processes that read; 0 reads in this one.
-    threads: that read, in each process.
+    segments: take clips from a video's labelled segments only: one is drawn,
+      and its label is the clip's. A video without them is taken whole.
+    reading: how, and with how many processes and threads.
 
   Yields:
-    "clips" uint8 (rows, time, height, width, 3), "labels" int32 (rows,
-    max_labels) with -1 after the last, "index" int64 (rows,), the global index.
+    "clips" uint8 (rows, time, height, width, channels), "labels" int32 (rows,
+    max_labels) with -1 after the last, "index" int64 (rows,), the global index,
+    "replaced" int32 (rows,), how many videos could not be read before this
+    one, and "problem" (rows,), text that says of the last of them why.
 
   Raises:
     ValueError: an argument is out of its range.
-    VideoError: a video cannot be read; the line names it.
+    VideoError: an example's video and all that replace it cannot be read.
   """
+  check_channels(videos, preprocessing.channels)
   rows = _rows(batch, host, hosts)
   if seed < 0:
     raise ValueError(f"seed={seed}: must be >= 0")
@@ -75,12 +124,16 @@ def train_batches(
       "0 <= start_step <= stop_step"
     )
 
+  call = _Call(reading)
+
   def example(at: int) -> Batch:
     step, row = divmod(at, rows)
     index = (start_step + step) * batch + host * rows + row
-    return train_example(videos, preprocessing, augment, seed, index)
+    return train_example(
+      videos, preprocessing, augment, seed, index, segments=segments, call=call
+    )
 
-  return _read(example, (stop_step - start_step) * rows, rows, workers, threads)
+  return _batches(example, (stop_step - start_step) * rows, rows, reading, call)
 
 
 def eval_batches(
@@ -91,8 +144,7 @@ def eval_batches(
   batch: int,
   host: int = 0,
   hosts: int = 1,
-  workers: int = 0,
-  threads: int = 2,
+  reading: Reading = DEFAULT,
 ) -> Generator[Batch, None, None]:
   """Yields this host's rows of batches that hold every video once, in order.
 
@@ -103,27 +155,51 @@ def eval_batches(
     batch: videos of the global batch.
     host: number of this host.
     hosts: how many there are.
-    workers: processes that read; 0 reads in this one.
-    threads: that read, in each process.
+    reading: how, and with how many processes and threads.
 
   Yields:
-    "clips" uint8 (rows, clips, time, height, width, 3), "labels" int32 (rows,
-    max_labels) with -1 after the last, "video" int32 (rows,), the position in
-    the split. The last batch is filled up with rows of zeros, video -1.
+    "clips" uint8 (rows, clips, time, height, width, channels), "labels" int32
+    (rows, max_labels) with -1 after the last, "video" int32 (rows,), the
+    position in the split, and "problem" (rows,), text that says why a video
+    cannot be read; its clips are then zeros. The last batch is filled up with
+    rows of zeros, video -1.
 
   Raises:
     ValueError: an argument is out of its range.
-    VideoError: a video cannot be read; the line names it.
   """
+  check_channels(videos, preprocessing.channels)
   rows = _rows(batch, host, hosts)
   steps = -(-len(videos) // batch)
+
+  call = _Call(reading)
 
   def example(at: int) -> Batch:
     step, row = divmod(at, rows)
     video = step * batch + host * rows + row
-    return eval_example(videos, preprocessing, clips, video)
+    return eval_example(videos, preprocessing, clips, video, call=call)
 
-  return _read(example, steps * rows, rows, workers, threads)
+  return _batches(example, steps * rows, rows, reading, call)
+
+
+class _Call:
+  """Calls a function of example.py: here, or where it can be killed."""
+
+  def __init__(self, reading: Reading) -> None:
+    self._decoder = reading.decoder
+    self._guards = Guards(reading.timeout) if reading.timeout else None
+
+  def __call__(self, name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    kwargs["decoder"] = self._decoder
+    if self._guards is None:
+      return getattr(examples, name)(*args, **kwargs)
+    return self._guards.call(f"{examples.__name__}:{name}", *args, **kwargs)
+
+  def close(self) -> None:
+    if self._guards is not None:
+      self._guards.close()
+
+
+_HERE = _Call(DEFAULT)
 
 
 def train_example(
@@ -132,59 +208,102 @@ def train_example(
   augment: Augment,
   seed: int,
   index: int,
+  *,
+  segments: bool = False,
+  call: Callable[..., dict[str, Any]] = _HERE,
 ) -> Batch:
   """Reads the example at a global index; see `train_batches`."""
   count = len(videos)
   epoch, position = divmod(index, count)
-  order = epoch_order(count, seed, epoch)
-  record = videos[int(order[position])]
+  at = int(epoch_order(count, seed, epoch)[position])
+  draws = np.random.SeedSequence(seed, spawn_key=(_EXAMPLE, index))
+  problem = ""
+  for attempt in range(ATTEMPTS):
+    if attempt:
+      draws = np.random.SeedSequence(
+        seed, spawn_key=(_REPLACEMENT, index, attempt)
+      )
+      at = int(np.random.default_rng(draws).integers(count))
+    record = videos[at]
+    try:
+      clip, labels = _train_clip(
+        record, videos, preprocessing, augment, draws, segments, call
+      )
+    except VideoError as error:
+      problem = str(error)
+      continue
+    return {
+      "clips": clip,
+      "labels": _padded(labels, videos.max_labels),
+      "index": np.asarray(index, np.int64),
+      "replaced": np.asarray(attempt, np.int32),
+      "problem": _problem(problem),
+    }
+  raise VideoError(f"{ATTEMPTS} videos in turn cannot be read; {problem}")
+
+
+def _train_clip(
+  record: dict[str, Any],
+  videos: VideoSet,
+  preprocessing: Preprocessing,
+  augment: Augment,
+  draws: np.random.SeedSequence,
+  segments: bool,
+  call: Callable[..., dict[str, Any]],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads a clip of one video; returns it and its labels."""
   labels = _checked(record, videos)
-  rng = np.random.default_rng(
-    np.random.SeedSequence(seed, spawn_key=(_EXAMPLE, index))
-  )
+  segment_labels = record.get("segment_labels", ())
+  of_segments = segments and len(segment_labels) > 0
   try:
-    video = Video(record["video"])
-    timeline = video.timeline(preprocessing.fps)
-    clip = random_clip(
-      len(timeline), preprocessing.frames, preprocessing.stride, rng
+    read = call(
+      "train_clip",
+      record["video"],
+      preprocessing,
+      augment,
+      draws,
+      segments=record["segments"] if of_segments else None,
     )
-    frames = video.read(timeline[clip], preprocessing.resize)
-    frames, flipped = augment(frames, preprocessing.crop_size, rng)
   except ValueError as error:
     raise VideoError(f"record {record['id']!r}: {error}") from error
-  if flipped and videos.flip_labels is not None:
+  if of_segments:
+    labels = np.asarray(segment_labels)[[read["segment"]]]
+  if read["flipped"] and videos.flip_labels is not None:
     labels = np.asarray(videos.flip_labels)[labels]
-  return {
-    "clips": frames,
-    "labels": _padded(labels, videos.max_labels),
-    "index": np.asarray(index, np.int64),
-  }
+  return read["clip"], labels
 
 
 def eval_example(
-  videos: VideoSet, preprocessing: Preprocessing, clips: int, video: int
+  videos: VideoSet,
+  preprocessing: Preprocessing,
+  clips: int,
+  video: int,
+  *,
+  call: Callable[..., dict[str, Any]] = _HERE,
 ) -> Batch:
   """Reads the clips of one video; see `eval_batches`."""
+  channels = len(preprocessing.mean)
+  shape = (clips, preprocessing.frames, *preprocessing.crop_size, channels)
+  empty: Batch = {
+    "clips": np.zeros(shape, np.uint8),
+    "labels": np.full(videos.max_labels, -1, np.int32),
+    "video": np.asarray(-1, np.int32),
+    "problem": _problem(""),
+  }
   if video >= len(videos):
-    shape = (clips, preprocessing.frames, *preprocessing.crop_size, 3)
-    return {
-      "clips": np.zeros(shape, np.uint8),
-      "labels": np.full(videos.max_labels, -1, np.int32),
-      "video": np.asarray(-1, np.int32),
-    }
+    return empty
   record = videos[video]
-  labels = _checked(record, videos)
-  try:
-    stored = Video(record["video"])
-    indices = stored.clip_indices(preprocessing, clips)
-    frames = stored.read_clips(indices, preprocessing, crop=True)
-  except ValueError as error:
-    raise VideoError(f"record {record['id']!r}: {error}") from error
-  return {
-    "clips": frames,
-    "labels": _padded(labels, videos.max_labels),
+  found: Batch = {
+    **empty,
+    "labels": _padded(_checked(record, videos), videos.max_labels),
     "video": np.asarray(video, np.int32),
   }
+  try:
+    read = call("eval_clips", record["video"], preprocessing, clips)
+  except ValueError as error:
+    text = f"record {record['id']!r}: {error}"
+    return {**found, "problem": _problem(text)}
+  return {**found, "clips": read["clips"]}
 
 
 @functools.lru_cache(maxsize=2)
@@ -194,6 +313,21 @@ def epoch_order(videos: int, seed: int, epoch: int) -> np.ndarray:
     np.random.SeedSequence(seed, spawn_key=(_EPOCH, epoch))
   )
   return rng.permutation(videos)
+
+
+def check_channels(videos: VideoSet, channels: str) -> None:
+  """Refuses pixels that a set does not hold.
+
+  Raises:
+    ValueError: the set is optical flow and `channels` is not "flow", or the
+      other way round.
+  """
+  if (videos.channels == "flow") != (channels == "flow"):
+    holds = "optical flow" if videos.channels == "flow" else "RGB videos"
+    raise ValueError(
+      f"channels={channels!r}: {videos.directory} holds {holds}; `p3d data "
+      "flow` makes the one of the other"
+    )
 
 
 def _rows(batch: int, host: int, hosts: int) -> int:
@@ -217,6 +351,10 @@ def _checked(record: dict[str, Any], videos: VideoSet) -> np.ndarray:
       f"record {record['id']!r}: {len(labels)} labels, the set declares "
       f"max_labels={videos.max_labels}"
     )
+  if not len(labels):
+    raise ValueError(
+      f"record {record['id']!r}: it has no label; take a split that has them"
+    )
   classes = len(videos.label_names)
   if len(wrong := labels[(labels < 0) | (labels >= classes)]):
     raise ValueError(
@@ -233,34 +371,23 @@ def _padded(labels: np.ndarray, max_labels: int) -> np.ndarray:
   return out
 
 
-def _read(
-  example: Callable[[int], Batch],
-  count: int,
-  rows: int,
-  workers: int,
-  threads: int,
-) -> Generator[Batch, None, None]:
-  """Reads examples 0 to count - 1 in order, `rows` to a batch.
-
-  The arguments are checked here, the reading begins with the first batch, and
-  closing what is returned ends it.
-  """
-  if workers < 0 or threads < 1:
-    raise ValueError(
-      f"workers={workers}, threads={threads}: must be workers >= 0 and threads "
-      ">= 1"
-    )
-  return _batches(example, count, rows, workers, threads)
+def _problem(text: str) -> np.ndarray:
+  """Returns a text as batches hold it; all of one width, so that they stack."""
+  return np.asarray(text, f"<U{PROBLEM}")
 
 
 def _batches(
   example: Callable[[int], Batch],
   count: int,
   rows: int,
-  workers: int,
-  threads: int,
+  reading: Reading,
+  call: _Call,
 ) -> Generator[Batch, None, None]:
-  """Yields what `_read` reads."""
+  """Reads examples 0 to count - 1 in order, `rows` to a batch.
+
+  The reading begins with the first batch, and closing what is returned ends
+  it.
+  """
   if not count:
     return
   # The batches are made before the reader, so that what a worker process hands
@@ -273,15 +400,18 @@ def _batches(
     .map(example)
     .batch(rows)
     .to_iter_dataset(
-      grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+      grain.ReadOptions(
+        num_threads=reading.threads, prefetch_buffer_size=reading.threads
+      )
     )
   )
-  if workers:
+  if reading.workers:
     # Grain reads an absl flag here, which fails in a program that has none.
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
     dataset = dataset.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=workers)
+      grain.MultiprocessingOptions(num_workers=reading.workers)
     )
-  with contextlib.closing(iter(dataset)) as batches:
+  # What decodes ends first: a thread that waits for it would hold the end up.
+  with contextlib.closing(iter(dataset)) as batches, contextlib.closing(call):
     yield from batches

@@ -1,7 +1,10 @@
 """Opens a built set: a split, or a list of ids, of the records in a folder."""
 
+import functools
+import json
 import operator
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,14 +17,17 @@ class VideoSet:
   """The records of one split, by number.
 
   A record is a dict: "video" (bytes of an encoded video), "labels" (int64
-  (labels,)), "segments" (float32 (segments, 2), seconds), "id", "source_id"
-  (str) and "num_frames" (int). It can be pickled: each process opens the files
-  for itself, when it first reads.
+  (labels,)), "segments" (float32 (segments, 2), seconds), "segment_labels"
+  (int64 (segments,), or (0,) where the labels are of the whole video), "id",
+  "source_id" (str) and "num_frames" (int). It can be pickled: each process
+  opens the files for itself, when it first reads.
 
   Attributes:
     directory: the folder of the set.
-    split: as TFDS reads it: "train", "train[:10%]", "train+test".
+    split: "train", "train[:10%]", "train+test"; a split of TFDS, or one of the
+      set's lists of ids.
     label_names: a name for each label.
+    channels: "RGB", or "flow" where the videos are optical flow.
     flip_labels: what each label becomes when the video is mirrored left and
       right; None: the set does not say.
     max_labels: of one record.
@@ -56,18 +62,24 @@ class VideoSet:
         f"{len(self.label_names)} classes"
       )
     self.max_labels = int(metadata.get("max_labels", 1))
+    self.channels = str(metadata.get("channels", "RGB"))
     self._source: Any = None
-    self._ids = None if ids is None else tuple(ids)
-    self._order: list[int] | None = None
-    names = set(self._builder.info.splits)
+    self._order: np.ndarray | None = None
+    # The split of TFDS that holds the records.
+    self._stored = split
+    if (self.directory / "ids.json").exists():
+      self._stored = "videos"  # all of them
+      self._order = _listed(self.directory, split)
     try:
       self._length = len(self._records())
     except (ValueError, KeyError) as error:
+      names = ", ".join(sorted(self._builder.info.splits))
       raise ValueError(
-        f"split={split!r}: {self.directory} has {', '.join(sorted(names))}"
+        f"split={split!r}: {self.directory} has {names}"
       ) from error
     if ids is not None:
       self._order = self._find(ids)
+    if self._order is not None:
       self._length = len(self._order)
     if not self._length:
       raise ValueError(f"split={split!r}: it is empty")
@@ -80,7 +92,7 @@ class VideoSet:
     if not 0 <= at < self._length:
       raise IndexError(f"index {index}: the split has {self._length} records")
     if self._order is not None:
-      at = self._order[at]
+      at = int(self._order[at])
     return _plain(self._records()[at])
 
   def __repr__(self) -> str:
@@ -94,19 +106,91 @@ class VideoSet:
     if self._source is None:
       if self._builder is None:
         self._builder = tfds.builder_from_directory(self.directory)
-      self._source = self._builder.as_data_source(split=self.split)
+      self._source = self._builder.as_data_source(split=self._stored)
     return self._source
 
-  def _find(self, ids: Sequence[str]) -> list[int]:
-    """Returns where each id is; reads the whole split once."""
-    records = self._records()
-    where = {_text(records[k]["id"]): k for k in range(len(records))}
-    if missing := [i for i in ids if i not in where]:
+  def document(self, name: str) -> Any:
+    """Returns JSON that the set keeps, as ASLAN's "pairs".
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    file = self.directory / "documents" / f"{name}.json"
+    if not re.fullmatch(r"\w+", name) or not file.exists():
+      raise ValueError(f"name={name!r}: {self.directory} has no such document")
+    return json.loads(file.read_text())
+
+  def ids(self) -> list[str]:
+    """Returns the ids of the records, in order.
+
+    A set without lists has to be read once for it.
+    """
+    if (self.directory / "ids.json").exists():
+      stored = _read_ids(self.directory)
+      return [stored[k] for k in self._order]  # type: ignore[union-attr]
+    return [self[k]["id"] for k in range(len(self))]
+
+  def _find(self, ids: Sequence[str]) -> np.ndarray:
+    """Returns where in the stored split each id of this one is."""
+    order = np.arange(self._length) if self._order is None else self._order
+    here = dict(zip(self.ids(), order.tolist(), strict=True))
+    if missing := [i for i in ids if i not in here]:
       raise ValueError(
         f"ids: {len(missing)} of {len(ids)} are not in split {self.split!r}, "
         f"first {missing[0]!r}"
       )
-    return [where[i] for i in ids]
+    return np.array([here[i] for i in ids], np.int64)
+
+
+_PART = re.compile(r"([\w.-]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
+
+
+def _listed(directory: epath.Path, split: str) -> np.ndarray:
+  """Returns where the records of a split are, by the set's lists of ids.
+
+  Args:
+    directory: of the set.
+    split: names joined by "+", each with a slice or without, "train[:10%]".
+
+  Returns:
+    int64 (records,), positions in the stored order.
+  """
+  where = {name: k for k, name in enumerate(_read_ids(directory))}
+  parts = []
+  for part in split.split("+"):
+    match = _PART.fullmatch(part.strip())
+    file = directory / "lists" / f"{match[1]}.json" if match else None
+    if match and match[1] == "all":
+      ids = list(where)
+    elif file is not None and file.exists():
+      ids = json.loads(file.read_text())
+    else:
+      known = sorted(path.stem for path in (directory / "lists").glob("*.json"))
+      raise ValueError(
+        f"split={split!r}: {directory} has {', '.join(['all', *known])}; a "
+        "part of one is as all[:10%] or all[20:30]"
+      )
+    assert match
+    start, stop = (
+      _edge(text, len(ids), default)
+      for text, default in ((match[2], 0), (match[3], len(ids)))
+    )
+    parts += [where[i] for i in ids[start:stop]]
+  return np.array(parts, np.int64)
+
+
+def _edge(text: str | None, count: int, default: int) -> int:
+  """Returns an end of a slice: a number of records, or a percentage."""
+  if text is None:
+    return default
+  if text.endswith("%"):
+    return round(int(text[:-1]) * count / 100)
+  return int(text)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_ids(directory: epath.Path) -> tuple[str, ...]:
+  return tuple(json.loads((directory / "ids.json").read_text()))
 
 
 def open_set(
@@ -118,7 +202,8 @@ def open_set(
 
   Args:
     directory: the folder of the set, or one above it that holds no other.
-    split: as TFDS reads it: "train", "train[:10%]", "train+test".
+    split: "train", "train[:10%]", "train+test"; a split of TFDS, or one of the
+      set's lists of ids.
     ids: the records to take, in this order; None: all.
 
   Raises:
@@ -134,8 +219,19 @@ def open_set(
       for depth in (1, 2, 3)
       for path in folder.glob("*/" * depth + "dataset_info.json")
     )
-    # TFDS writes aside first.
-    found = [path for path in found if "incomplete" not in path.name]
+    # TFDS writes aside first, store.py in place.
+    found = [
+      path
+      for path in found
+      if "incomplete" not in path.name and not (path / "building").exists()
+    ]
+  if not found and any(
+    any(folder.glob("*/" * depth + "building")) for depth in range(4)
+  ):
+    raise ValueError(
+      f"directory={os.fspath(directory)!r}: the set is not finished; the same "
+      "`p3d data build` goes on with it"
+    )
   if not found:
     raise ValueError(
       f"directory={os.fspath(directory)!r}: no built set is there"
@@ -154,6 +250,7 @@ def _plain(record: Any) -> dict[str, Any]:
     "video": bytes(record["video"]),
     "labels": np.asarray(record["labels"], np.int64),
     "segments": np.asarray(record["segments"], np.float32),
+    "segment_labels": np.asarray(record.get("segment_labels", ()), np.int64),
     "id": _text(record["id"]),
     "source_id": _text(record["source_id"]),
     "num_frames": int(record["num_frames"]),

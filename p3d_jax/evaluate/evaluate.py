@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from p3d_jax.checkpoint import model
+from p3d_jax.data.pipeline import DEFAULT, Reading, check_channels
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.evaluate.predict import classifier
 from p3d_jax.files import write_aside
@@ -28,7 +29,7 @@ def evaluate(
   step: int | str = "last",
   clips: int = 20,
   batch: int = 8,
-  workers: int = 0,
+  reading: Reading = DEFAULT,
   out: epath.PathLike | None = None,
 ) -> dict[str, Any]:
   """Scores each video of a split by the mean over uniform centre-crop clips.
@@ -40,23 +41,25 @@ def evaluate(
     step: of a workdir: a number, "last" or "best".
     clips: a video.
     batch: videos at once, over all devices.
-    workers: processes that decode; 0: threads of this one.
+    reading: how videos are read.
     out: JSON file of the result; None writes none.
 
   Returns:
     "clip_hit@1", "video_hit@1" and "video_hit@5" (percent), "videos",
-    "clips_per_video", "per_class", and what was evaluated on what.
+    "clips_per_video", "per_class", "unreadable" (how many could not be read;
+    they count as missed), "problems" (why), and what was evaluated on what.
 
   Raises:
     ValueError: if there is no such checkpoint or set, their classes differ,
-      the network has no classes or reads flow, or `out` cannot be written.
+      the network has no classes, or `out` cannot be written.
     ArithmeticError: if the network's scores are not finite.
   """
   if out is not None:
     _check_out(epath.Path(out))
-  folder = classifier(path, step)
+  folder = classifier(path, step, flow=True)
   module, variables, record = model.load(folder)
   videos = _open(folder, record, data, split)
+  check_channels(videos, record.preprocessing.channels)
   mesh = sharding.mesh()
   if batch % mesh.size:
     raise ValueError(
@@ -69,12 +72,13 @@ def evaluate(
       videos,
       clips=clips,
       batch=batch,
-      workers=workers,
+      reading=reading,
       progress=lambda done: bar.update(done, line=done == len(videos)),
     )
   result = {
     **summary(scores),
     "per_class": per_class(scores, record.labels),
+    "problems": list(scores.problems),
     "checkpoint": str(folder),
     "data": str(videos.directory),
     "split": videos.split,
@@ -176,6 +180,11 @@ def report(result: dict[str, Any]) -> str:
     f"video hit@1 {result['video_hit@1']:.1f}   "
     f"video hit@5 {result['video_hit@5']:.1f}",
   ]
+  if result["problems"]:
+    lines.append(
+      f"{len(result['problems'])} could not be read and count as missed:"
+    )
+    lines += [f"  {problem}" for problem in result["problems"]]
   width = max(len(name) for name in result["per_class"])
   for name, row in result["per_class"].items():
     share = row["video_hit@1"]

@@ -50,12 +50,15 @@ class Prediction:
     return {"path": self.path, "top": top}
 
 
-def classifier(path: epath.PathLike, step: int | str = "last") -> epath.Path:
+def classifier(
+  path: epath.PathLike, step: int | str = "last", *, flow: bool = False
+) -> epath.Path:
   """Finds the checkpoint folder of a network that can classify videos.
 
   Args:
     path: a workdir, or a checkpoint folder.
     step: of a workdir: a number, "last" or "best".
+    flow: whether it may read optical flow, as built sets can hold.
 
   Raises:
     ValueError: there is none, or its network has no classes or reads flow.
@@ -66,7 +69,7 @@ def classifier(path: epath.PathLike, step: int | str = "last") -> epath.Path:
     raise ValueError(
       f"{folder} is a trunk, without classes: nothing can be classified by it"
     )
-  if record.preprocessing.channels == "flow":
+  if record.preprocessing.channels == "flow" and not flow:
     raise ValueError(f"{folder} reads flow, which video files do not hold")
   return folder
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, config_dict
 
 from p3d_jax.data.clips import Augment
+from p3d_jax.data.pipeline import Reading
 from p3d_jax.models import p3d, zoo
 from p3d_jax.preprocess import Preprocessing
 
@@ -66,6 +67,11 @@ def default() -> ConfigDict:
   data.dir = ""  # what `p3d data build` wrote, or the folder above it
   data.train_split = "train"  # as TFDS reads it: "train[:90%]"
   data.eval_split = "test"  # what is scored while training, and after
+  # Training clips lie in the labelled segments of a video (ActivityNet) and
+  # have their label; a video without any is taken whole.
+  data.segments = False
+  # What opens a video, "module:class" (data/example.py); None: PyAV.
+  data.decoder = config_dict.placeholder(str)
 
   config.preprocessing = pixels = ConfigDict()
   pixels.frames = 16  # frames a clip
@@ -74,7 +80,7 @@ def default() -> ConfigDict:
   # Height and width in pixels; (n,): the short side; (): as they are.
   pixels.resize = (182, 242)
   pixels.crop = (160, 160)  # height and width in pixels
-  pixels.channels = "BGR"  # of the authors' weights; or "RGB"
+  pixels.channels = "BGR"  # of the authors' weights; or "RGB", "flow"
   pixels.scale = 1.0  # pixels are multiplied by it first
   # Subtracted next; in the order of the channels, as std is.
   pixels.mean = (104.0, 117.0, 123.0)
@@ -138,6 +144,12 @@ def default() -> ConfigDict:
   config.input = inputs = ConfigDict()
   inputs.workers = 0  # processes that decode; 0: threads of this one
   inputs.threads = 2  # that decode, in each process
+  # Seconds that decoding one example may take. Each thread then decodes in a
+  # process of its own, which is killed if it takes longer; 0: in the thread.
+  inputs.timeout = 60.0
+  # Share of the last 1,000 clips whose video could not be read and was
+  # replaced, above which training stops; and of the videos of an evaluation.
+  inputs.max_replaced = 0.01
 
   config.log = log = ConfigDict()
   # Steps a line of metrics.jsonl and TensorBoard; each evaluation and each
@@ -165,6 +177,16 @@ def augmentation(config: ConfigDict) -> Augment:
     scales=tuple(a.scales),
     flip=a.flip,
     jitter=(a.brightness, a.contrast, a.saturation),
+  )
+
+
+def reading(config: ConfigDict) -> Reading:
+  """Returns how the config reads videos."""
+  return Reading(
+    workers=config.input.workers,
+    threads=config.input.threads,
+    timeout=config.input.timeout or None,
+    decoder=config.data.decoder,
   )
 
 

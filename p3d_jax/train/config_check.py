@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from p3d_jax.models import p3d, zoo
+from p3d_jax.preprocess import CHANNELS
 from p3d_jax.train.config import (
   ConfigError,
   augmentation,
@@ -60,8 +61,7 @@ _CHOICES = {
   "model.flavour": tuple(zoo.FLAVOURS),
   "model.dtype": ("float32", "bfloat16"),
   "norm.freeze": p3d.FREEZE_NORM,
-  # What videos are read as; flow is not read from them.
-  "preprocessing.channels": ("RGB", "BGR"),
+  "preprocessing.channels": tuple(CHANNELS),
   "train.loss": ("softmax", "sigmoid"),
   "optim.name": ("sgd", "adamw"),
   "optim.schedule": ("step", "cosine", "constant"),
@@ -97,6 +97,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
   "checkpoint.keep_best": (0, _MANY),
   "input.workers": (0, 1024),
   "input.threads": (1, 1024),
+  "input.timeout": (0, 1e6),
+  "input.max_replaced": (0, 1),
   "log.every": (1, _MANY),
 }
 

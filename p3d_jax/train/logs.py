@@ -115,6 +115,11 @@ class Logs:
       tags = {f"{kind}/{name}": value for name, value in metrics.items()}
       self._board.add(step, tags)
 
+  def note(self, step: int, kind: str, fields: Mapping[str, Any]) -> None:
+    """Writes one line that is no metric, to metrics.jsonl alone."""
+    self._out.write(json.dumps({"step": step, "kind": kind, **fields}) + "\n")
+    self._out.flush()
+
   def close(self) -> None:
     """Ends both files."""
     self._out.close()

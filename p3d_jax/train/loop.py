@@ -29,6 +29,7 @@ from p3d_jax.train import config_check, init, logs, optim, sharding, step
 from p3d_jax.train import state as states
 from p3d_jax.train.meter import Meter, falls_on
 from p3d_jax.train.metrics import summary
+from p3d_jax.train.replaced import Replaced, check_evaluation
 from p3d_jax.train.score import Scorer
 
 
@@ -125,6 +126,8 @@ def prepare(
   data = epath.Path(config.data.dir).expanduser().absolute()
   train_videos = open_set(data, config.data.train_split)
   eval_videos = open_set(data, config.data.eval_split)
+  for videos in (train_videos, eval_videos):
+    pipeline.check_channels(videos, config.preprocessing.channels)
   start = init.begin(config, directory, train_videos.label_names)
   config = start.config
   logs.check_config(directory, config)
@@ -214,11 +217,13 @@ def _steps(
     batch=config.train.batch,
     every=config.log.every,
   )
+  replaced = Replaced(log, bar, config.input.max_replaced)
   evaluated: dict[str, float] = {}
-  with contextlib.closing(_batches(run, start, meter)) as batches:
-    for done, batch in enumerate(batches, start + 1):
-      state, metrics = train_step(state, batch)
-      meter.add(done, metrics)
+  with contextlib.closing(_rows(run, start)) as rows:
+    for done, row in enumerate(meter.timed(rows), start + 1):
+      others = replaced.add(done, row)
+      state, metrics = train_step(state, _placed(row, run.mesh))
+      meter.add(done, metrics, others)
       evaluates = done == last or falls_on(done, config.eval.every)
       saves = done == last or falls_on(done, config.checkpoint.every)
       if evaluates or saves:
@@ -232,12 +237,10 @@ def _steps(
   return {k: v for k, v in evaluated.items() if k != "step"}
 
 
-def _batches(
-  run: Run, start: int, meter: Meter
-) -> Generator[dict[str, Any], None, None]:
-  """Yields each step's global arrays; closing it ends the reading."""
+def _rows(run: Run, start: int) -> Generator[pipeline.Batch, None, None]:
+  """Reads this host's rows of each step; closing it ends the reading."""
   config = run.config
-  rows: Any = pipeline.train_batches(
+  return pipeline.train_batches(
     run.train_videos,
     run.recipe.preprocessing,
     configs.augmentation(config),
@@ -247,13 +250,15 @@ def _batches(
     stop_step=config.train.steps,
     host=jax.process_index(),
     hosts=jax.process_count(),
-    workers=config.input.workers,
-    threads=config.input.threads,
+    segments=config.data.segments,
+    reading=configs.reading(config),
   )
-  with contextlib.closing(rows):
-    for batch in meter.timed(rows):
-      kept = {name: batch[name] for name in ("clips", "labels")}
-      yield sharding.put(kept, run.mesh)
+
+
+def _placed(rows: pipeline.Batch, mesh: Mesh) -> dict[str, Any]:
+  """Returns the global arrays that a step takes."""
+  kept = {name: rows[name] for name in ("clips", "labels")}
+  return sharding.put(kept, mesh)
 
 
 def _evaluate(
@@ -272,12 +277,14 @@ def _evaluate(
     run.eval_videos,
     clips=config.eval.clips,
     batch=config.eval.batch,
-    workers=config.input.workers,
-    threads=config.input.threads,
+    reading=configs.reading(config),
     progress=lambda scored: bar.note(f"evaluating {scored}/{videos}"),
   )
+  check_evaluation(scores.problems, videos, config.input.max_replaced)
   metrics = summary(scores)
   log.write(done, "eval", metrics)
+  for problem in scores.problems:
+    bar.say(f"step {done}: {problem}; it counts as missed")
   bar.say(
     f"step {done}: clip hit@1 {metrics['clip_hit@1']:.1f}  "
     f"video hit@1 {metrics['video_hit@1']:.1f}  "

@@ -59,7 +59,8 @@ class Meter:
     """
     self._log, self._bar = log, bar
     self._rate, self._batch, self._every = rate, batch, every
-    self._pending: collections.deque[tuple[int, Any]] = collections.deque()
+    self._pending: collections.deque[tuple[int, Any, int]] = collections.deque()
+    self._replaced = 0
     self._seen: list[dict[str, float]] = []
     self._step: int | None = None  # the last one settled
     self.restart()
@@ -79,13 +80,20 @@ class Meter:
         return
       yield batch
 
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+  def add(
+    self, step: int, metrics: dict[str, jax.Array], replaced: int = 0
+  ) -> None:
     """Takes the metrics of a step that may still be running.
+
+    Args:
+      step: that they are of.
+      metrics: on the device.
+      replaced: clips of the step that stand for videos that cannot be read.
 
     Raises:
       NonFiniteLossError: if those of this step or of one before are not finite.
     """
-    self._pending.append((step, metrics))
+    self._pending.append((step, metrics, replaced))
     while len(self._pending) > _IN_FLIGHT:
       self._settle()
 
@@ -97,7 +105,7 @@ class Meter:
       self._line()
 
   def _settle(self) -> None:
-    step, metrics = self._pending.popleft()
+    step, metrics, replaced = self._pending.popleft()
     values = {name: float(value) for name, value in metrics.items()}
     for name, what in (("loss", "loss"), ("gradient_norm", "gradient")):
       if not math.isfinite(values[name]):
@@ -107,6 +115,7 @@ class Meter:
           "optim.learning_rate, or set optim.clip_norm or optim.warmup"
         )
     self._seen.append(values)
+    self._replaced += replaced
     self._steps += 1
     self._bar.advance(step)
     first, self._step = self._step is None, step
@@ -125,6 +134,7 @@ class Meter:
       "learning_rate": float(self._rate(step - 1)),
       "clips_per_second": self._steps * self._batch / seconds,
       "data_wait": self.waited / seconds,
+      "replaced": self._replaced,
     }
     self._log.write(step, "train", mean)
     numbers = {
@@ -133,6 +143,8 @@ class Meter:
       "clips/s": f"{mean['clips_per_second']:.3g}",
       "wait": f"{100 * mean['data_wait']:.0f}%",
     }
+    if self._replaced:
+      numbers["replaced"] = str(self._replaced)
     self._bar.update(step, numbers)
-    self._seen = []
+    self._seen, self._replaced = [], 0
     self.restart()

@@ -69,8 +69,7 @@ class Scorer:
     *,
     clips: int,
     batch: int,
-    workers: int = 0,
-    threads: int = 2,
+    reading: pipeline.Reading = pipeline.DEFAULT,
     progress: Callable[[int], None] = lambda done: None,
   ) -> Scores:
     """Scores each video of a split once.
@@ -80,24 +79,22 @@ class Scorer:
       videos: the split.
       clips: uniform clips a video.
       batch: videos at once, over all devices.
-      workers: processes that decode; 0: threads of this one.
-      threads: that decode, in each process.
+      reading: how videos are read.
       progress: called with the number of videos done.
 
     Raises:
       ArithmeticError: a score is not a number.
-      VideoError: a video cannot be read; the line names it.
     """
     variables = self.place(variables)
     found: dict[int, np.ndarray] = {}
     labels: dict[int, np.ndarray] = {}
+    problems: dict[int, str] = {}
     batches = pipeline.eval_batches(
       videos,
       self.preprocessing,
       clips=clips,
       batch=batch,
-      workers=workers,
-      threads=threads,
+      reading=reading,
     )
     with contextlib.closing(batches):
       for rows in batches:
@@ -106,10 +103,14 @@ class Scorer:
           if video >= 0:  # the last batch is padded
             found[int(video)] = scores[i]
             labels[int(video)] = rows["labels"][i]
+            if rows["problem"][i]:
+              problems[int(video)] = str(rows["problem"][i])
         progress(len(found))
     order = sorted(found)
     return Scores(
       index=np.asarray(order),
       clips=np.stack([found[i] for i in order]),
       labels=np.stack([labels[i] for i in order]),
+      readable=np.asarray([i not in problems for i in order]),
+      problems=tuple(problems[i] for i in sorted(problems)),
     )

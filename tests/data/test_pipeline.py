@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import multiprocessing
+import re
 from collections.abc import Generator
 from typing import Any
 
@@ -10,7 +11,7 @@ from video_files import encode_video, number_of, numbered
 
 from p3d_jax.data.clips import Augment
 from p3d_jax.data.decode import VideoError
-from p3d_jax.data.pipeline import eval_batches, train_batches
+from p3d_jax.data.pipeline import Reading, eval_batches, train_batches
 from p3d_jax.data.sets import VideoSet
 from p3d_jax.preprocess import Preprocessing
 
@@ -27,6 +28,8 @@ def train(
   videos: Any, **more: Any
 ) -> Generator[dict[str, np.ndarray], None, None]:
   arguments = {"batch": BATCH, "seed": 5, "start_step": 0, "stop_step": STEPS}
+  how = {k: more.pop(k) for k in ("workers", "threads", "timeout") if k in more}
+  arguments["reading"] = Reading(**how)
   return train_batches(videos, RECORD, AUGMENT, **{**arguments, **more})
 
 
@@ -56,7 +59,9 @@ def reference(train_set: VideoSet) -> Batches:
 def test_a_batch(reference: Batches) -> None:
   assert len(reference) == STEPS
   for step, batch in enumerate(reference):
-    assert batch.keys() == {"clips", "labels", "index"}
+    assert batch.keys() == {
+      "clips", "labels", "index", "replaced", "problem",
+    }  # fmt: skip
     assert batch["clips"].shape == (BATCH, 4, 24, 24, 3)
     assert batch["clips"].dtype == np.uint8
     assert batch["labels"].shape == (BATCH, 1)
@@ -65,14 +70,25 @@ def test_a_batch(reference: Batches) -> None:
     assert batch["index"].tolist() == list(range(step * 8, step * 8 + 8))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize(
+  ("hosts", "reading"),
+  [
+    (1, {}),
+    (1, {"workers": 2}),
+    (1, {"timeout": 60}),
+    (1, {"timeout": 60, "workers": 1}),
+    (2, {}),
+    (2, {"timeout": 60, "threads": 1}),
+    (4, {"workers": 2}),
+  ],
+  ids=str,
+)
 def test_hosts_and_workers_change_nothing(
-  hosts: int, workers: int, train_set: VideoSet, reference: Batches
+  hosts: int, reading: dict[str, int], train_set: VideoSet, reference: Batches
 ) -> None:
   """Clips (crops, mirrors, colours and all), labels and indices."""
   parts = [
-    list(train(train_set, host=host, hosts=hosts, workers=workers))
+    list(train(train_set, host=host, hosts=hosts, **reading))
     for host in range(hosts)
   ]
   assert parts[0][0]["clips"].shape[0] == BATCH // hosts
@@ -103,6 +119,8 @@ class Numbered:
   flip_labels: tuple[int, ...] | None = None
   max_labels = 3
   label_names = tuple("abcdefghijk")
+  channels = "RGB"
+  directory = "numbered"
 
   def __init__(self, count: int = 10):
     self.videos = [
@@ -208,7 +226,7 @@ def test_evaluation_reads_every_video_once(
     list(
       eval_batches(
         held_out_set, RECORD, clips=3, batch=6, host=host, hosts=hosts,
-        workers=workers,
+        reading=Reading(workers=workers),
       )
     )
     for host in range(hosts)
@@ -247,23 +265,166 @@ def test_evaluation_takes_uniform_clips(numbers: Any) -> None:
 
 
 class Damaged(Numbered):
+  """Some of its videos are bytes of which the tests' decoders know."""
+
+  def __init__(self, count: int, damaged: dict[int, bytes]):
+    super().__init__(count)
+    self.damaged = damaged
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     record = super().__getitem__(index)
-    return record if index != 2 else {**record, "video": b"damaged"}
+    return {**record, "video": self.damaged.get(index, record["video"])}
 
 
-@pytest.mark.parametrize("reads", ["train", "eval"])
-def test_a_damaged_video_is_named(reads: str) -> None:
-  videos: Any = Damaged(4)
-  batches = (
-    train_batches(
-      videos, WHOLE, Augment(), batch=4, seed=0, start_step=0, stop_step=1
-    )
-    if reads == "train"
-    else eval_batches(videos, WHOLE, clips=1, batch=4)
+# What each kind of damage is said to be; the decoder is in tests/bad_decoders.py.
+KINDS = {
+  b"damaged": "Invalid data",
+  b"hang": "not done after 3 seconds",
+  b"crash": "crashed .SIGSEGV",
+  b"exit": "crashed .status 7",
+}
+GUARDED = Reading(
+  threads=1, timeout=3.0, decoder="tests.bad_decoders:SometimesNoVideo"
+)
+
+
+@pytest.mark.parametrize("damage", KINDS, ids=lambda kind: kind.decode())
+def test_a_video_that_cannot_be_read_is_replaced(damage: bytes) -> None:
+  videos: Any = Damaged(8, {2: damage})
+  arguments: dict[str, Any] = {
+    "batch": 8, "seed": 0, "start_step": 0, "stop_step": 2,
+  }  # fmt: skip
+  sound = list(
+    train_batches(Numbered(8), WHOLE, Augment(), **arguments)  # type: ignore[arg-type]
   )
-  with pytest.raises(VideoError, match="film 2.*Invalid data"):
-    list(batches)
+  batches = list(
+    train_batches(videos, WHOLE, Augment(), **arguments, reading=GUARDED)
+  )
+  for before, batch in zip(sound, batches, strict=True):
+    of_two = before["labels"][:, 0] == 2
+    assert of_two.sum() == 1
+    (row,) = np.flatnonzero(of_two)
+    assert batch["replaced"][row] >= 1
+    assert batch["problem"][row].startswith("record 'film 2': ")
+    assert re.search(KINDS[damage], str(batch["problem"][row]))
+    # What takes its place is another video, with its own label.
+    shown = number_of(batch["clips"][row][0]) // 40
+    assert shown == batch["labels"][row, 0] != 2
+    # Nothing else changes.
+    for name in ("clips", "labels", "index"):
+      assert np.array_equal(batch[name][~of_two], before[name][~of_two])
+    assert not batch["replaced"][~of_two].any()
+    assert (batch["problem"][~of_two] == "").all()
+
+
+def test_what_replaces_a_video_is_the_same_in_every_run() -> None:
+  videos: Any = Damaged(6, {1: b"damaged", 4: b"damaged"})
+  arguments: dict[str, Any] = {"batch": 6, "seed": 3, "stop_step": 6}
+  whole = list(
+    train_batches(videos, WHOLE, Augment(), start_step=0, **arguments)
+  )
+  later = list(
+    train_batches(
+      videos, WHOLE, Augment(), start_step=3, **arguments,
+      reading=Reading(threads=2, timeout=60),
+    )
+  )  # fmt: skip
+  same(later, whole[3:])
+  assert all((batch["replaced"] > 0).sum() == 2 for batch in whole)
+  # Not one and the same video each time, and at times a second attempt.
+  stand_ins = {
+    int(label)
+    for batch in whole
+    for label in batch["labels"][batch["replaced"] > 0, 0]
+  }
+  assert len(stand_ins) >= 3
+  assert stand_ins <= {0, 2, 3, 5}
+  assert max(batch["replaced"].max() for batch in whole) >= 2
+
+
+def test_a_set_without_a_sound_video_ends_in_an_error() -> None:
+  videos: Any = Damaged(2, {0: b"damaged", 1: b"damaged"})
+  batches = train_batches(
+    videos, WHOLE, Augment(), batch=1, seed=0, start_step=0, stop_step=1
+  )
+  with pytest.raises(VideoError, match="10 videos in turn cannot be read; rec"):
+    next(batches)
+
+
+@pytest.mark.parametrize("damage", KINDS, ids=lambda kind: kind.decode())
+def test_evaluation_says_what_cannot_be_read(damage: bytes) -> None:
+  videos: Any = Damaged(4, {2: damage})
+  (batch,) = eval_batches(videos, WHOLE, clips=2, batch=4, reading=GUARDED)
+  (expected,) = eval_batches(
+    Numbered(4),  # type: ignore[arg-type]
+    WHOLE,
+    clips=2,
+    batch=4,
+  )
+  assert re.search(f"film 2.*{KINDS[damage]}", str(batch["problem"][2]))
+  assert not batch["clips"][2].any()
+  assert (
+    batch["problem"].tolist()[:2] + batch["problem"].tolist()[3:] == [""] * 3
+  )
+  for name in ("labels", "video"):
+    assert np.array_equal(batch[name], expected[name])
+  others = [0, 1, 3]
+  assert np.array_equal(batch["clips"][others], expected["clips"][others])
+
+
+def test_flow_and_rgb_are_told_apart() -> None:
+  videos: Any = Numbered(2)
+  videos.channels = "flow"
+  arguments: dict[str, Any] = {"clips": 1, "batch": 2}
+  with pytest.raises(
+    ValueError, match="channels='RGB': numbered holds optical"
+  ):
+    eval_batches(videos, WHOLE, **arguments)
+  flow = dataclasses.replace(
+    WHOLE, channels="flow", mean=(128, 128), std=(1, 1)
+  )
+  videos.channels = "RGB"
+  with pytest.raises(ValueError, match="channels='flow': numbered holds RGB"):
+    eval_batches(videos, flow, **arguments)
+
+
+class Segmented(Numbered):
+  """Frames 4 to 7 are of class 5, frames 12 on of class 9."""
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return {
+      **super().__getitem__(index),
+      "labels": np.array([5, 9]),
+      "segments": np.array([[0.16, 0.32], [0.48, 9.0]], np.float32),
+      "segment_labels": np.array([5, 9]),
+    }
+
+
+def test_clips_of_segments_have_the_label_of_theirs() -> None:
+  videos: Any = Segmented(10)
+  every = dataclasses.replace(WHOLE, stride=1, frames=3)
+  seen = set()
+  for batch in train_batches(
+    videos, every, Augment(), batch=10, seed=0, start_step=0, stop_step=8,
+    segments=True,
+  ):  # fmt: skip
+    for clip, labels in zip(batch["clips"], batch["labels"], strict=True):
+      shown = [number_of(frame) % 40 for frame in clip]
+      label, *rest = labels.tolist()
+      assert rest == [-1, -1]
+      if label == 5:  # 25 frames a second
+        assert set(shown) <= {4, 5, 6, 7}
+        assert len(set(shown)) == 3
+      else:
+        # Video 0 has 12 frames: its last is on screen from then on.
+        assert label == 9
+        assert min(shown) >= 11
+      seen.add(label)
+  assert seen == {5, 9}
+  (whole,) = train_batches(
+    videos, every, Augment(), batch=4, seed=0, start_step=0, stop_step=1
+  )
+  assert whole["labels"].tolist() == [[5, 9, -1]] * 4
 
 
 class Labelled(Numbered):
@@ -281,6 +442,7 @@ class Labelled(Numbered):
     ([0, 11], r"label 11 must be within 0\.\.10, the set has 11 classes"),
     ([-1], r"label -1 must be within 0\.\.10, the set has 11 classes"),
     ([0, 1, 2, 3], "4 labels, the set declares max_labels=3"),
+    ([], "it has no label"),
   ],
 )
 def test_labels_that_the_set_does_not_have(
@@ -324,6 +486,7 @@ def test_closing_ends_the_reading(workers: int, train_set: VideoSet) -> None:
     ({"start_step": 9}, "start_step=9, stop_step=6"),
     ({"workers": -1}, "workers=-1"),
     ({"threads": 0}, "threads=0"),
+    ({"timeout": -1}, "timeout=-1"),
   ],
 )
 def test_argument_errors(

@@ -13,6 +13,7 @@ KINDS = {
   "video": bytes,
   "labels": np.ndarray,
   "segments": np.ndarray,
+  "segment_labels": np.ndarray,
   "id": str,
   "source_id": str,
   "num_frames": int,

@@ -121,7 +121,7 @@ def test_evaluate_converted(
 @pytest.mark.parametrize("kind", ["converted", "inflated"])
 def test_predict(kind: str, request: pytest.FixtureRequest) -> None:
   folder = request.getfixturevalue(kind)
-  paths = sorted(small.footage().glob("*.mp4"))[:2]
+  paths = sorted(small.footage().glob("*.mp4"))[1:3]
   status, text, errors = p3d(
     "predict", folder, *paths, "--clips", 3, "--top", 8, "--json"
   )
@@ -186,6 +186,7 @@ def save(folder: pathlib.Path, kind: str) -> pathlib.Path:
     ("trunk", "is a trunk, without classes: nothing can be classified by it"),
     ("flow", "reads flow, which video files do not hold"),
   ],
+  ids=("trunk", "flow"),
 )
 def test_what_classifies_no_videos_is_refused_first(
   kind: str, rule: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
@@ -196,7 +197,7 @@ def test_what_classifies_no_videos_is_refused_first(
   for words in (
     ("predict", folder, tmp_path / "missing.mp4"),
     ("evaluate", folder, "--data", tmp_path / "missing", "--split", "test"),
-  ):
+  )[: 1 if kind == "flow" else 2]:  # built sets can hold flow
     status, out, errors = p3d(*words)
     assert (status, out) == (2, "")
     assert errors == f"p3d {words[0]}: {folder} {rule}\n"

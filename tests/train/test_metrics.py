@@ -16,7 +16,7 @@ CLIPS = np.array(
 
 
 def scores() -> metrics.Scores:
-  return metrics.Scores(np.arange(4), CLIPS, LABELS)
+  return metrics.Scores(np.arange(4), CLIPS, LABELS, np.ones(4, bool))
 
 
 def test_summary() -> None:
@@ -26,7 +26,23 @@ def test_summary() -> None:
     "video_hit@5": 100.0,
     "videos": 4,
     "clips_per_video": 2,
+    "unreadable": 0,
   }
+
+
+def test_what_cannot_be_read_counts_as_missed() -> None:
+  readable = np.array([True, True, True, False])
+  some = metrics.Scores(np.arange(4), CLIPS, LABELS, readable, ("why",))
+  assert metrics.summary(some) == {
+    "clip_hit@1": 100 * 3 / 8,  # both clips of the last were right
+    "video_hit@1": 25.0,
+    "video_hit@5": 75.0,
+    "videos": 4,
+    "clips_per_video": 2,
+    "unreadable": 1,
+  }
+  table = metrics.per_class(some, ("a", "b", "c"))
+  assert table["c"] == {"video_hit@1": 0.0, "videos": 2}
 
 
 def test_of_equal_scores_the_lower_index_wins() -> None:

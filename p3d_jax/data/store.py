@@ -1,0 +1,362 @@
+"""Writes a set of records, on all cores, and goes on after a stop.
+
+The folder has the layout of a TFDS set, and TFDS writes what describes it. It
+is no `GeneratorBasedBuilder`'s, because TFDS begins again after a stop, and
+takes its examples from one process. While a set is written it has a folder
+`building`; without it, it is complete.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
+
+from p3d_jax.data.decode import VideoError
+from p3d_jax.files import write_aside
+from p3d_jax.progress import Bar
+
+VERSION = "1.0.0"
+# Of TFDS, to which "all" means all splits; ours are lists of ids over it.
+SPLIT = "videos"
+# Records of a shard, which is what a stopped build loses at most. A set of
+# millions has longer ones, so that no reader opens tens of thousands of files.
+SHARD = 128
+MOST_SHARDS = 1024
+# Broken videos beyond those allowed after which a build does not go on to list
+# them: the disk may be gone.
+TOO_MANY = 100
+# Items from one line of progress to the next, where there is no terminal.
+LINE_EVERY = 500
+# Next to the shards while they are written: a JSON file for each that is done.
+BUILDING = "building"
+
+FEATURES = tfds.features.FeaturesDict(
+  {
+    "video": tfds.features.Tensor(shape=(), dtype=np.bytes_),
+    "labels": tfds.features.Sequence(np.int64),
+    "segments": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
+    "segment_labels": tfds.features.Sequence(np.int64),
+    "id": tfds.features.Text(),
+    "source_id": tfds.features.Text(),
+    "num_frames": np.int64,
+  }
+)
+
+Record = dict[str, Any]
+
+
+class TooManyBrokenError(ValueError):
+  """More videos are missing or broken than the user allows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """What a set is.
+
+  Attributes:
+    name: of the dataset, as "ucf101".
+    text: a line or more for people.
+    label_names: a name for each label.
+    max_labels: of one record; at least 1.
+    channels: "RGB", or "flow" for videos of optical flow.
+    metadata: besides, JSON.
+  """
+
+  name: str
+  text: str
+  label_names: tuple[str, ...]
+  max_labels: int = 1
+  channels: str = "RGB"
+  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+  """What came of the items.
+
+  Attributes:
+    ids: of the records, in the order they are stored in.
+    broken: (name, reason) of the items that gave no record.
+    num_bytes: of all records.
+  """
+
+  ids: tuple[str, ...]
+  broken: tuple[tuple[str, str], ...]
+  num_bytes: int
+
+
+def write_set(
+  folder: epath.Path,
+  description: Description,
+  names: Sequence[str],
+  make: Callable[[int], Record],
+  *,
+  lists: Mapping[str, Sequence[str]],
+  documents: Mapping[str, Any],
+  report: Callable[[Written], dict[str, Any]],
+  workers: int,
+  max_broken: int = 0,
+  progress: bool = True,
+  title: str = "build",
+) -> None:
+  """Makes every record and writes the set, or goes on where it was stopped.
+
+  Args:
+    folder: of the set. Whoever calls names it after all that decides the
+      records, as what is there already is taken as it is.
+    description: of the set.
+    names: of the items, for people; item k is the k-th.
+    make: item -> record, called in `workers` threads; a VideoError says that
+      the item is broken, anything else ends the build.
+    lists: name of a split -> ids; those without a record are left out.
+    documents: name -> JSON kept with the set.
+    report: what report.json says; "broken" is added to it.
+    workers: how many items are made at once.
+    max_broken: how many may be broken.
+    progress: show a bar.
+    title: of the bar.
+
+  Raises:
+    TooManyBrokenError: more are broken. What is written stays, and the same
+      call with a larger `max_broken` takes it.
+  """
+  if workers < 1:
+    raise ValueError(f"workers={workers}: must be >= 1")
+  if is_complete(folder):
+    broken = json.loads((folder / "report.json").read_text())["broken"]
+    if len(broken) > max_broken:
+      raise TooManyBrokenError(_broken_text(broken, max_broken))
+    return
+  (folder / BUILDING).mkdir(parents=True, exist_ok=True)
+  shards = _shards(folder, description.name, len(names))
+  with contextlib.ExitStack() as stack:
+    done = sum(len(s.items) for s in shards if s.is_done())
+    bar = Bar(title, len(names), done)
+    if progress:
+      stack.enter_context(bar)
+    _write_shards(shards, names, make, workers, max_broken, bar, progress)
+  written = _written(shards)
+  if len(written.broken) > max_broken:
+    raise TooManyBrokenError(_broken_text(written.broken, max_broken))
+  if not written.ids:
+    raise TooManyBrokenError(_broken_text(written.broken, len(names) - 1))
+  _write_lists(folder, written, lists, documents)
+  told = {**report(written), "broken": written.broken}
+  text = json.dumps(told, indent=2, ensure_ascii=False)
+  write_aside(folder / "report.json", text + "\n")
+  _finish(folder, description, shards)
+
+
+def is_complete(folder: epath.Path) -> bool:
+  """Whether the set in a folder is there as a whole."""
+  described = (folder / "dataset_info.json").exists()
+  return described and not (folder / BUILDING).exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+  """Some items, the file of their records, and the note that it is whole."""
+
+  items: range
+  file: epath.Path
+  note: epath.Path
+
+  def is_done(self) -> bool:
+    return self.note.exists()
+
+  def read_note(self) -> dict[str, Any]:
+    return json.loads(self.note.read_text())
+
+
+def _shards(folder: epath.Path, name: str, count: int) -> list[_Shard]:
+  """Deals the items to shards, in order, as evenly as it goes."""
+  number = min(max(-(-count // SHARD), 1), MOST_SHARDS)
+  edges = [count * k // number for k in range(number + 1)]
+  return [
+    _Shard(
+      range(edges[k], edges[k + 1]),
+      folder / f"{name}-{SPLIT}.array_record-{k:05d}-of-{number:05d}",
+      folder / BUILDING / f"{k:05d}.json",
+    )
+    for k in range(number)
+  ]
+
+
+def _write_shards(
+  shards: Sequence[_Shard],
+  names: Sequence[str],
+  make: Callable[[int], Record],
+  workers: int,
+  max_broken: int,
+  bar: Bar,
+  progress: bool,
+) -> None:
+  """Writes the shards that are not there; items are made ahead of writing."""
+  todo = [shard for shard in shards if not shard.is_done()]
+  items = itertools.chain.from_iterable(shard.items for shard in todo)
+  at = sum(len(shard.items) for shard in shards if shard.is_done())
+  broken = sum(len(s.read_note()["broken"]) for s in shards if s.is_done())
+  with contextlib.closing(_made(items, make, workers)) as made:
+    for shard in todo:
+      with _Writer(shard) as writer:
+        for item in shard.items:
+          record, reason = next(made)
+          if record is not None:
+            writer.add(record)
+          else:
+            writer.broken.append((names[item], reason))
+            broken += 1
+            if broken >= max_broken + TOO_MANY:
+              raise TooManyBrokenError(
+                _broken_text(writer.broken, max_broken, so_far=broken)
+              )
+          at += 1
+          if progress:
+            line = at % LINE_EVERY == 0 or at == len(names)
+            bar.update(at, {"broken": str(broken)} if broken else {}, line=line)
+
+
+def _made(
+  items: Iterator[int], make: Callable[[int], Record], workers: int
+) -> Generator[tuple[Record | None, str], None, None]:
+  """Makes items in threads; gives, in order, records or why there is none."""
+
+  def attempt(item: int) -> tuple[Record | None, str]:
+    try:
+      return make(item), ""
+    except VideoError as error:
+      return None, str(error)
+
+  pool = concurrent.futures.ThreadPoolExecutor(workers)
+  ahead: collections.deque[Any] = collections.deque()
+  try:
+    for item in items:
+      ahead.append(pool.submit(attempt, item))
+      # Videos may be long: no more of them wait than keep the workers busy.
+      if len(ahead) > 2 * workers:
+        yield ahead.popleft().result()
+    while ahead:
+      yield ahead.popleft().result()
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Writer:
+  """Writes one shard aside; it appears when it is whole."""
+
+  def __init__(self, shard: _Shard) -> None:
+    self._shard = shard
+    # Two builds at a time do not write into one file.
+    self._aside = shard.file.parent / f".{shard.file.name}.{os.getpid()}.part"
+    self._ids: list[str] = []
+    self._bytes = 0
+    self.broken: list[tuple[str, str]] = []
+
+  def __enter__(self) -> _Writer:
+    # Encoded video does not get smaller by compressing it.
+    self._out = ArrayRecordWriter(
+      os.fspath(self._aside), "group_size:1,uncompressed"
+    )
+    return self
+
+  def add(self, record: Record) -> None:
+    content = FEATURES.serialize_example(FEATURES.encode_example(record))
+    self._out.write(content)
+    self._ids.append(record["id"])
+    self._bytes += len(content)
+
+  def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+    self._out.close()
+    if kind is not None:
+      self._aside.unlink()
+      return
+    self._aside.replace(self._shard.file)
+    note = {"ids": self._ids, "bytes": self._bytes, "broken": self.broken}
+    write_aside(self._shard.note, json.dumps(note))
+
+
+def _written(shards: Sequence[_Shard]) -> Written:
+  notes = [shard.read_note() for shard in shards]
+  return Written(
+    ids=tuple(i for note in notes for i in note["ids"]),
+    broken=tuple((n, r) for note in notes for n, r in note["broken"]),
+    num_bytes=sum(note["bytes"] for note in notes),
+  )
+
+
+def _broken_text(
+  broken: Sequence[tuple[str, str]], allowed: int, so_far: int | None = None
+) -> str:
+  """One line: how many, the first of them, and what can be done."""
+  first = "; ".join(f"{name}: {reason}" for name, reason in broken[:3])
+  number = f"{len(broken)} video{'s' * (len(broken) != 1)}"
+  if so_far is not None:
+    number = f"{so_far} videos so far"
+  return (
+    f"{number} cannot be read, {allowed} may be: {first}"
+    f"{'; ...' if len(broken) > 3 else ''}"
+  )
+
+
+def _write_lists(
+  folder: epath.Path,
+  written: Written,
+  lists: Mapping[str, Sequence[str]],
+  documents: Mapping[str, Any],
+) -> None:
+  """Writes the ids, the lists of them, and the documents."""
+  stored = set(written.ids)
+  contents = {"ids.json": list(written.ids)}
+  for name, ids in lists.items():
+    contents[f"lists/{name}.json"] = [i for i in ids if i in stored]
+  contents |= {f"documents/{n}.json": value for n, value in documents.items()}
+  for file, content in contents.items():
+    (folder / file).parent.mkdir(exist_ok=True)
+    write_aside(folder / file, json.dumps(content, ensure_ascii=False))
+
+
+def _finish(
+  folder: epath.Path, description: Description, shards: Sequence[_Shard]
+) -> None:
+  """Has TFDS describe the shards, and takes the notes away."""
+  notes = [shard.read_note() for shard in shards]
+  split = tfds.core.SplitInfo(
+    name=SPLIT,
+    shard_lengths=[len(note["ids"]) for note in notes],
+    num_bytes=sum(note["bytes"] for note in notes),
+    filename_template=tfds.core.ShardedFileTemplate(
+      data_dir=folder,
+      dataset_name=description.name,
+      split=SPLIT,
+      filetype_suffix="array_record",
+    ),
+  )
+  tfds.folder_dataset.write_metadata(
+    data_dir=folder,
+    features=FEATURES,
+    split_infos=[split],
+    version=VERSION,
+    check_data=False,
+    description=description.text,
+    metadata=tfds.core.MetadataDict(
+      label_names=list(description.label_names),
+      max_labels=description.max_labels,
+      channels=description.channels,
+      **description.metadata,
+    ),
+  )
+  for left in folder.glob(".*.part"):
+    left.unlink()  # of a build that was killed
+  (folder / BUILDING).rmtree()

@@ -1,0 +1,88 @@
+"""Counts clips whose video could not be read, and stops a run of too many."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+import numpy as np
+
+from p3d_jax.progress import Bar
+from p3d_jax.train.logs import Logs
+
+WINDOW = 1000  # clips that the rate is of
+
+
+class TooManyUnreadableError(ValueError):
+  """More videos cannot be read than the config allows."""
+
+
+class Replaced:
+  """Counts replaced clips (data/pipeline.py), and says of each video why.
+
+  A rate is of the last 1,000 clips, also at the start of a run, where there
+  are fewer: one broken video in the first batch stops nothing.
+  """
+
+  def __init__(self, log: Logs, bar: Bar, limit: float) -> None:
+    """Starts at none.
+
+    Args:
+      log: that each problem is written to, once.
+      bar: that says it.
+      limit: largest share of the last 1,000 clips.
+    """
+    self._log, self._bar, self._limit = log, bar, limit
+    self._last: collections.deque[bool] = collections.deque(maxlen=WINDOW)
+    self._said: set[str] = set()
+
+  def add(self, step: int, batch: dict[str, Any]) -> int:
+    """Counts a step's batch of this host.
+
+    Args:
+      step: that the batch is of.
+      batch: as `pipeline.train_batches` yields it.
+
+    Returns:
+      How many of its clips stand for others.
+
+    Raises:
+      TooManyUnreadableError: the rate is above the limit.
+    """
+    replaced = np.asarray(batch["replaced"]) > 0
+    for problem in batch["problem"][replaced]:
+      if problem not in self._said:
+        self._said.add(str(problem))
+        self._bar.say(f"step {step}: {problem}; another video takes its place")
+        self._log.note(step, "replaced", {"problem": str(problem)})
+    self._last.extend(replaced.tolist())
+    count = sum(self._last)
+    if count > self._limit * WINDOW:
+      last = batch["problem"][replaced][-1]
+      raise TooManyUnreadableError(
+        f"{count} of the last {len(self._last)} clips had to be replaced, more "
+        f"than config.input.max_replaced={self._limit:g} of {WINDOW}; the "
+        f"last: {last}. `p3d data check` lists what cannot be read"
+      )
+    return int(replaced.sum())
+
+
+def check_evaluation(
+  problems: tuple[str, ...], videos: int, limit: float
+) -> None:
+  """Refuses an evaluation of which too much could not be read.
+
+  Args:
+    problems: of the videos that could not be read.
+    videos: how many there are.
+    limit: largest share of them.
+
+  Raises:
+    TooManyUnreadableError: there are more.
+  """
+  if len(problems) > limit * videos:
+    raise TooManyUnreadableError(
+      f"{len(problems)} of {videos} videos of the evaluation split cannot be "
+      f"read, more than config.input.max_replaced={limit:g} of them; the "
+      f"first: {problems[0]}"
+    )
