@@ -17,6 +17,7 @@ if TYPE_CHECKING:
   from p3d_jax.checkpoint.build import build
   from p3d_jax.checkpoint.model import Record, load, save
   from p3d_jax.data.decode import read_clips, read_frames
+  from p3d_jax.data.sets import open_set
   from p3d_jax.preprocess import Preprocessing
   from p3d_jax.weights.convert import convert
   from p3d_jax.weights.export import export
@@ -31,6 +32,7 @@ _HOMES = {
   "export": "p3d_jax.weights.export",
   "inflate": "p3d_jax.weights.inflate_file",
   "load": "p3d_jax.checkpoint.model",
+  "open_set": "p3d_jax.data.sets",
   "read_clips": "p3d_jax.data.decode",
   "read_frames": "p3d_jax.data.decode",
   "save": "p3d_jax.checkpoint.model",
@@ -46,6 +48,7 @@ __all__ = [
   "export",
   "inflate",
   "load",
+  "open_set",
   "read_clips",
   "read_frames",
   "save",

@@ -7,6 +7,8 @@ import pytest
 
 import p3d_jax
 from p3d_jax import cli
+from p3d_jax.data.builders.table import DATASETS
+from p3d_jax.data.statuses import UNUSABLE, WARNINGS
 from p3d_jax.preprocess import PREPROCESSINGS
 from tests import small
 
@@ -21,8 +23,9 @@ def commands() -> list[str]:
     for inline, block in COMMAND.findall(page.read_text()):
       command = inline or block
       words = shlex.split(command, comments=True)
-      # `p3d config` may be named alone; one with arguments is meant to run.
-      if len(words) > 2:
+      # `p3d config` and `p3d data check` may be named alone; one with
+      # arguments is meant to run.
+      if len(words) > 2 + (words[1] == "data"):
         found.append(command)
   return found
 
@@ -62,3 +65,23 @@ def test_python_of_the_weights_page(tmp_path, monkeypatch) -> None:
   assert names["record"].preprocessing == PREPROCESSINGS["released_rgb"]
   assert names["trunk"] == names["net"].clone(num_classes=None)
   assert p3d_jax.build("weights/p3d199") == names["net"]
+
+
+def test_the_data_page_has_each_dataset_s_own_words() -> None:
+  page = (small.ROOT / "docs" / "data.md").read_text()
+  words = " ".join(page.split())
+  kinetics = []
+  for dataset in DATASETS.values():
+    if dataset.name.startswith("kinetics"):  # one section for the three
+      kinetics.append(dataset)
+    else:
+      assert f"### {dataset.name}\n" in page
+    if dataset.name not in ("kinetics600", "kinetics700"):
+      assert f"```text\n{dataset.expects}\n```" in page
+    assert " ".join(dataset.known_from.split()) in words
+    assert f"Splits: {dataset.lists}." in words
+    for option in dataset.options:
+      assert f"| `--{option.name.replace('_', '-')}` | {option.help} |" in page
+  assert f"### {', '.join(d.name for d in kinetics)}\n" in page
+  for status, meaning in (UNUSABLE | WARNINGS).items():
+    assert f"| {status} | {meaning} |" in page

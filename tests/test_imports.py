@@ -59,21 +59,38 @@ def imports(file: pathlib.Path) -> set[str]:
   return found
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    "models/schedule.py",
-    "data/clips.py",
-    "data/decode.py",
-    "data/pipeline.py",
-    "data/sets.py",
-    "preprocess.py",
-    "weights/names.py",
-  ],
-)
+NO_JAX = ["models/schedule.py", "preprocess.py", "weights/names.py"]
+NO_JAX += [
+  file.relative_to(PACKAGE).as_posix()
+  for file in FILES
+  if file.is_relative_to(PACKAGE / "data")
+]
+
+
+@pytest.mark.parametrize("name", NO_JAX)
 def test_no_jax_here(name: str) -> None:
   roots = {found.split(".")[0] for found in imports(PACKAGE / name)}
   assert not roots & {"jax", "flax", "optax", "orbax"}
+
+
+# What a process that decodes imports: it starts in a third of a second.
+LIGHT = ("example", "ingest", "inspect_video", "flow", "guard")
+HEAVY = ("jax", "flax", "grain", "tensorflow_datasets", "matplotlib", "cv2")
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_processes_that_decode_start_at_once(name: str) -> None:
+  text = f"import p3d_jax.data.{name}, sys; print(*sys.modules)"
+  done = subprocess.run(
+    [sys.executable, "-c", text],
+    capture_output=True,
+    text=True,
+    env=small.environment(),
+  )
+  assert done.returncode == 0, done.stderr
+  loaded = {module.split(".")[0] for module in done.stdout.split()}
+  assert "av" in loaded
+  assert not loaded & set(HEAVY)
 
 
 # Each may import itself and what stands before it in a line that has it.

@@ -210,7 +210,14 @@ def test_preprocess_refuses_floats_and_small_frames() -> None:
 
 @pytest.mark.parametrize(
   "name",
-  ["preprocess", "data/clips", "data/decode", "data/pipeline", "data/sets"],
+  [
+    "preprocess",
+    "data/clips",
+    "data/decode",
+    "data/mp4",
+    "data/pipeline",
+    "data/sets",
+  ],
 )
 def test_imports_no_jax(name: str) -> None:
   package = pathlib.Path(p3d_jax.preprocess.__file__).parent

@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import re
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from av.video.reformatter import VideoReformatter
 from etils import epath
 
 from p3d_jax.data import clips as clips_lib
+from p3d_jax.data import mp4
 from p3d_jax.preprocess import SWSCALE, Preprocessing, resized
 
 # What FFmpeg may take a file for. Without the list it would draw a text file on
@@ -159,8 +161,18 @@ class Video:
       self.name = f"video of {len(source)} bytes"
     else:
       self.name = os.fspath(source)
-    # Packets of a video in memory are kept, so that it is opened only once.
+    # A video in memory is opened only once: its packets are kept, or the table
+    # of those that we write ourselves, which is much faster.
     self._kept: tuple[Any, list[av.Packet]] | None = None
+    self._table: mp4.Table | None = None
+    self._decoder: Any = None
+    # The number says where in the stream, among all packets, a keyframe is.
+    self._keys: list[tuple[int, int]] = []
+    if isinstance(source, bytes):
+      self._table = mp4.read_table(source)
+    if self._table is not None:
+      self._index_table(self._table)
+      return
     with self._errors(), contextlib.ExitStack() as opened:
       container, stream = self._open(opened)
       if isinstance(source, bytes):
@@ -215,8 +227,9 @@ class Video:
     Args:
       indices: ascending, repeats allowed.
       resize: as `Preprocessing.resize`.
-      crop: maps each frame, uint8 (height, width, 3), to what is kept; None:
-        all of it.
+      crop: maps each frame, uint8 (height, width, channels), to what is kept
+        of it, the same part of all; a frame is given to it channel by channel
+        (channels 1) or whole. None: all of it.
 
     Returns:
       uint8 (time, height, width, 3), RGB.
@@ -232,7 +245,7 @@ class Video:
         f"the frames of {self.name}"
       )
     wanted = [self._pts[i] for i in indices]
-    pictures = Pictures(len(indices), resize, crop)
+    pictures = self._pictures(len(indices), resize, crop)
     start = 0
     if self._by_pts:
       # Frames shown after a keyframe never need what was stored before it.
@@ -292,6 +305,9 @@ class Video:
     One of these runs at a time.
     """
     with self._errors():
+      if self._table is not None:
+        yield from self._decoded(self._table, start)
+        return
       if self._kept is not None:
         container, packets = self._kept
         packets[0].stream.codec_context.flush_buffers()
@@ -304,14 +320,48 @@ class Video:
           if k >= start or packet.size == 0:
             yield from packet.decode()
 
+  def _pictures(
+    self, count: int, resize: int | tuple[int, int] | None, crop: Crop | None
+  ) -> "Pictures":
+    """Returns what `read` fills; the argument names are those of `read`."""
+    return Pictures(count, resize, crop)
+
+  def _decoded(
+    self, table: mp4.Table, start: int
+  ) -> Generator[av.VideoFrame, None, None]:
+    """Decodes from packet `start` of a table on."""
+    if self._decoder is None:
+      self._decoder = av.CodecContext.create("h264", "r")
+      self._decoder.extradata = table.extradata
+      self._set_threads(self._decoder)
+    else:
+      self._decoder.flush_buffers()
+    data = self._source
+    assert isinstance(data, bytes)
+    spans = zip(table.offsets[start:], table.sizes[start:], strict=True)
+    for k, (offset, size) in enumerate(spans, start):
+      packet = av.Packet(data[offset : offset + size])
+      packet.pts = self._pts[k]
+      yield from self._decoder.decode(packet)
+    yield from self._decoder.decode(None)
+
+  def _index_table(self, table: mp4.Table) -> None:
+    """Does what `_index` does, for a file that is known to be whole."""
+    step, base = table.step, 1 / table.rate
+    pts = step * np.arange(len(table.offsets))
+    self._pts, self._by_pts = pts.tolist(), True
+    self._keys = [(k, step * k) for k in table.keys.tolist()]
+    self.times = pts * base
+    self.duration = float(self.times[-1] + step * base)
+    self._fps = table.rate / step
+
   def _index(
     self, container: Any, stream: Any, packets: Iterable[av.Packet]
   ) -> None:
     """Finds the time of every frame, and where decoding can start."""
     count, corrupt, durations = 0, False, {}
     pts: list[int | None] = []
-    # The number says where in the stream, among all packets, a keyframe is.
-    self._keys: list[tuple[int, int]] = []
+    self._keys = []
     for packet in packets:
       if not packet.size:
         continue
@@ -410,11 +460,14 @@ class Video:
         not stream.disposition & av.stream.Disposition.attached_pic
         and stream.codec_context is not None
       ):
-        # One thread decodes small clips fastest, and workers share the cores.
-        stream.thread_type = "SLICE" if self._threads == 1 else "AUTO"
-        stream.thread_count = self._threads
+        self._set_threads(stream)
         return container, stream
     raise VideoError(f"{self.name}: it holds no video that can be decoded")
+
+  def _set_threads(self, decoder: Any) -> None:
+    # One thread decodes small clips fastest, and workers share the cores.
+    decoder.thread_type = "SLICE" if self._threads == 1 else "AUTO"
+    decoder.thread_count = self._threads
 
   @contextlib.contextmanager
   def _errors(self) -> Iterator[None]:
@@ -456,6 +509,19 @@ def _expected_seconds(container: Any, stream: Any) -> float | None:
   return None
 
 
+_THREAD = threading.local()
+
+
+def _scaler() -> VideoReformatter:
+  """Returns the thread's scaler.
+
+  It makes its filters anew only where sizes or formats change.
+  """
+  if not hasattr(_THREAD, "scaler"):
+    _THREAD.scaler = VideoReformatter()
+  return _THREAD.scaler
+
+
 class Pictures:
   """Frames as RGB arrays, turned, resized and cropped, through one scaler."""
 
@@ -466,42 +532,83 @@ class Pictures:
     self._count = count
     self._resize = resize
     self._crop = crop
-    self._reformatter = VideoReformatter()
     self._size = (0, 0)
     self._layout: tuple[tuple[int, int], tuple[int, int]] | None = None
     self._last: tuple[int, av.VideoFrame] | None = None
+    # Of a plane: bytes of a line, and the shape, the first byte and the strides
+    # of what is kept.
+    self._window: tuple[int, tuple[int, ...], int, tuple[int, ...]]
+    self._window = 0, (), 0, ()
 
   def put(self, at: int, frame: av.VideoFrame) -> None:
     """Writes a frame to `array[at]`."""
     if self._last is not None and self._last[1] is frame:
       self.array[at] = self.array[self._last[0]]
       return
-    picture = self.rgb(frame)
-    if self._crop is not None:
-      picture = self._crop(picture)
+    planes = self._planes(frame)
     if not self.array.size:
-      self.array = np.empty((self._count, *picture.shape), np.uint8)
-    self.array[at], self._last = picture, (at, frame)
+      self.array = np.empty((self._count, *planes[0].shape, 3), np.uint8)
+    picture = self.array[at]
+    for channel, plane in enumerate(planes):
+      picture[..., channel] = plane
+    self._last = at, frame
 
   def rgb(self, frame: av.VideoFrame) -> np.ndarray:
     """Returns uint8 (height, width, 3)."""
+    return np.stack(self._planes(frame), axis=-1)
+
+  def _planes(self, frame: av.VideoFrame) -> list[np.ndarray]:
+    """Returns red, green and blue, uint8 (height, width) each, cropped."""
     if self._layout is None:
       # The first frame's, for all: a stream may change its size on the way,
       # its clips may not.
       self._layout = _orientation(frame)
       shape = frame.height, frame.width
       turned = self._layout[0][0] == 0
-      self._size = resized(self._resize, *(shape[::-1] if turned else shape))
+      size = resized(self._resize, *(shape[::-1] if turned else shape))
+      self._size = size[::-1] if turned else size
+    height, width = self._size
+    # To planes, and not to rgb24: swscale writes the same pixels in a third of
+    # the time, and only those of the crop are then put side by side.
+    picture = _scaler().reformat(
+      frame, width, height, PLANES, interpolation=_FLAGS, threads=1
+    )
+    green, blue, red = picture.planes
+    return [self._kept(plane) for plane in (red, green, blue)]
+
+  def _kept(self, plane: Any) -> np.ndarray:
+    """Returns a view of a plane, uint8 (height, width): turned and cropped."""
+    line, shape, offset, strides = self._window
+    if line != plane.line_size:
+      # Where it lies is found once, as views are costly beside such small work.
+      whole = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+      view = self._shown(whole[:, : self._size[1]])
+      if self._crop is not None:
+        view = self._crop(view[..., None])[..., 0]
+      line, shape, strides = plane.line_size, view.shape, view.strides
+      offset = _address(view) - _address(whole)
+      self._window = line, shape, offset, strides
+    return np.ndarray(shape, np.uint8, plane, offset, strides)
+
+  def _shown(self, plane: np.ndarray) -> np.ndarray:
+    """Turns a plane as the metadata says."""
+    assert self._layout is not None
     (a, b), (c, d) = self._layout
-    turned = a == 0
-    height, width = self._size[::-1] if turned else self._size
-    rgb = self._reformatter.reformat(
-      frame, width, height, "rgb24", interpolation=SWSCALE, threads=1
-    ).to_ndarray()
-    if turned:
-      rgb = rgb.swapaxes(0, 1)
+    if a == 0:
+      plane = plane.T
     # x' = a x + c y and y' = b x + d y, so a sign says which axis is mirrored.
-    return rgb[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
+    return plane[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
+
+
+# What frames are converted to, and how: green, blue and red planes of 8 bits.
+# Its name, and the flags as they are, would be looked up for each frame.
+PLANES: Any = av.VideoFormat("gbrp")
+_FLAGS = int(SWSCALE)
+
+
+def _address(array: np.ndarray) -> int:
+  """Returns where the first element lies in memory."""
+  return array.__array_interface__["data"][0]
 
 
 def _orientation(

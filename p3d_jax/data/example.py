@@ -59,8 +59,9 @@ def train_clip(
   chosen = random_clip(
     len(timeline), preprocessing.frames, preprocessing.stride, rng
   )
-  frames = stored.read(timeline[chosen], preprocessing.resize)
-  clip, flipped = augment(frames, preprocessing.crop_size, rng)
+  clip, flipped = augment.read(
+    stored, timeline[chosen], preprocessing.resize, preprocessing.crop_size, rng
+  )
   return {"clip": clip, "flipped": flipped, "segment": segment}
 
 

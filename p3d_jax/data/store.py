@@ -88,7 +88,8 @@ class Written:
 
   Attributes:
     ids: of the records, in the order they are stored in.
-    broken: (name, reason) of the items that gave no record.
+    broken: (name, reason) of the items that gave no record; a name once,
+      though several items, such as pieces of a video, may have it.
     num_bytes: of all records.
   """
 
@@ -107,6 +108,7 @@ def write_set(
   documents: Mapping[str, Any],
   report: Callable[[Written], dict[str, Any]],
   workers: int,
+  needs: Mapping[str, Sequence[Sequence[str]]] | None = None,
   max_broken: int = 0,
   progress: bool = True,
   title: str = "build",
@@ -124,6 +126,7 @@ def write_set(
     documents: name -> JSON kept with the set.
     report: what report.json says; "broken" is added to it.
     workers: how many items are made at once.
+    needs: see `whole`.
     max_broken: how many may be broken.
     progress: show a bar.
     title: of the bar.
@@ -152,11 +155,37 @@ def write_set(
     raise TooManyBrokenError(_broken_text(written.broken, max_broken))
   if not written.ids:
     raise TooManyBrokenError(_broken_text(written.broken, len(names) - 1))
+  documents, _ = whole(documents, needs or {}, written.ids)
   _write_lists(folder, written, lists, documents)
   told = {**report(written), "broken": written.broken}
   text = json.dumps(told, indent=2, ensure_ascii=False)
   write_aside(folder / "report.json", text + "\n")
   _finish(folder, description, shards)
+
+
+def whole(
+  documents: Mapping[str, Any],
+  needs: Mapping[str, Sequence[Sequence[str]]],
+  ids: Sequence[str],
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+  """Parts the documents from those items that are about what is not stored.
+
+  Args:
+    documents: name -> JSON.
+    needs: name of a document that is a list -> the ids each item is about.
+    ids: of the records.
+
+  Returns:
+    The documents, and name -> the items left out of it; () where none is.
+  """
+  stored = set(ids)
+  kept = dict(documents)
+  lost = {}
+  for name, wanted in needs.items():
+    items = list(zip(documents[name], wanted, strict=True))
+    kept[name] = [item for item, of in items if stored.issuperset(of)]
+    lost[name] = [item for item, of in items if not stored.issuperset(of)]
+  return kept, lost
 
 
 def is_complete(folder: epath.Path) -> bool:
@@ -291,7 +320,7 @@ def _written(shards: Sequence[_Shard]) -> Written:
   notes = [shard.read_note() for shard in shards]
   return Written(
     ids=tuple(i for note in notes for i in note["ids"]),
-    broken=tuple((n, r) for note in notes for n, r in note["broken"]),
+    broken=tuple({n: r for note in notes for n, r in note["broken"]}.items()),
     num_bytes=sum(note["bytes"] for note in notes),
   )
 

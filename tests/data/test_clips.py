@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -135,6 +137,46 @@ def test_flip_mirrors_half_of_the_clips_and_says_so() -> None:
     assert (columns == expected).all()
     flips += flipped
   assert 160 < flips < 240
+
+
+def test_mirroring_flow_turns_its_x() -> None:
+  flow = np.array([[[[0, 0], [1, 7], [128, 128], [255, 255]]]], np.uint8)
+  augment = Augment(random_crop=False, flip=True)
+  seen = {}
+  for seed in range(20):
+    out, flipped = augment(flow, (1, 4), np.random.default_rng(seed))
+    seen[flipped] = out[0, 0].tolist()
+  # About 128, -127 and 127 change places; -128 becomes the nearest there is,
+  # 127. y stays as it is.
+  assert seen == {
+    False: [[0, 0], [1, 7], [128, 128], [255, 255]],
+    True: [[1, 255], [128, 128], [255, 7], [255, 0]],
+  }
+
+
+def test_reading_flow_turns_its_x_once() -> None:
+  flow = np.random.default_rng(0).integers(0, 256, (3, 8, 9, 2), np.uint8)
+
+  class Video:
+    def read(self, indices: Any, resize: Any, crop: Any) -> np.ndarray:
+      return np.stack([crop(frame) for frame in flow[indices]])
+
+  for seed in range(8):
+    augment = Augment(flip=True, scales=(1.0, 0.5) if seed % 2 else ())
+    rng, other = np.random.default_rng(seed), np.random.default_rng(seed)
+    one = augment(flow[[0, 2]], (6, 5), rng)
+    two = augment.read(Video(), np.array([0, 2]), None, (6, 5), other)
+    assert np.array_equal(one[0], two[0])
+    assert one[1] == two[1]
+    # One window was drawn, not one for each frame.
+    assert rng.integers(1 << 30) == other.integers(1 << 30)
+
+
+def test_flow_has_no_colours() -> None:
+  flow = np.zeros((1, 4, 4, 2), np.uint8)
+  augment = Augment(jitter=(0.1, 0, 0))
+  with pytest.raises(ValueError, match="jitter needs RGB clips.* 2 channels"):
+    augment(flow, (4, 4), np.random.default_rng(0))
 
 
 def test_scales_cut_parts_of_the_largest_crop() -> None:

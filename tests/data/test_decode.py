@@ -9,6 +9,7 @@ import pytest
 from video_files import encode_video, number_of, numbered
 
 from p3d_jax.data import decode
+from p3d_jax.data.clips import Augment
 from p3d_jax.data.decode import (
   Video,
   VideoError,
@@ -16,7 +17,7 @@ from p3d_jax.data.decode import (
   read_clips,
   read_frames,
 )
-from p3d_jax.preprocess import Preprocessing
+from p3d_jax.preprocess import SWSCALE, Preprocessing
 
 FRAMES = numbered(70)
 # A long group of pictures with B-frames: what seeking gets wrong.
@@ -232,6 +233,139 @@ def test_preprocess_of_read_clips_is_what_evaluation_feeds(
   assert cropped.shape == (3, 4, 36, 33, 3)
   given = record.preprocess(clips)
   assert np.array_equal(given, record.normalize(cropped))
+
+
+def triangle(size: int, out: int) -> np.ndarray:
+  """Weights (out, size) of a triangle filter as wide as the reduction."""
+  ratio = size / out
+  middle = (np.arange(out) + 0.5) * ratio - 0.5
+  far = np.abs(np.arange(size)[None] - middle[:, None])
+  weights = np.maximum(1 - far / max(ratio, 1.0), 0)
+  return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("size", [(182, 242), (240, 320), (300, 400)], ids=str)
+def test_colours_are_exact_but_for_the_rounding(size: tuple[int, int]) -> None:
+  rng = np.random.default_rng(0)
+  # Inside the range of RGB, so that nothing is clipped.
+  y = rng.integers(60, 180, (240, 320))
+  u, v = rng.integers(100, 156, (2, 120, 160))
+  planes = np.concatenate([plane.reshape(-1) for plane in (y, u, v)])
+  frame = av.VideoFrame.from_ndarray(
+    planes.reshape(360, 320).astype(np.uint8), "yuv420p"
+  )
+  got = decode.Pictures(1, size, None).rgb(frame)
+  # BT.601, limited range, in float64; chroma stands in the middle of 2 x 2.
+  rows, columns = triangle(240, size[0]), triangle(320, size[1])
+  y = (rows @ y @ columns.T - 16) * 255 / 219
+  rows, columns = triangle(120, size[0]), triangle(160, size[1])
+  u, v = ((rows @ x @ columns.T - 128) * 255 / 224 for x in (u, v))
+  kr, kb = 0.299, 0.114
+  red, blue = y + 2 * (1 - kr) * v, y + 2 * (1 - kb) * u
+  green = (y - kr * red - kb * blue) / (1 - kr - kb)
+  exact = np.stack([red, green, blue], -1)
+  # At the border swscale repeats pixels, where the triangle is cut.
+  error = (got - exact)[4:-4, 4:-4]
+  # Rounding to whole numbers is 0.25 on average, and 0.5 at most.
+  assert np.abs(error).mean() < 0.27
+  assert np.abs(error).max() < 1
+  assert np.abs(error.mean((0, 1))).max() < 0.03
+
+
+PIXELS = ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuvj444p", "yuv411p"]
+PIXELS += ["yuv420p10le", "yuv444p12le", "gray", "gray10le", "nv12", "yuyv422"]
+PIXELS += ["rgb24", "bgr0", "gbrp", "gbrp10le", "yuva420p"]
+
+
+@pytest.mark.parametrize("pixels", PIXELS)
+@pytest.mark.parametrize("size", [None, (61, 83), (64, 54), (90, 60)], ids=str)
+def test_planes_are_swscale_s_own_rgb(
+  pixels: str, size: tuple[int, int] | None
+) -> None:
+  """What is read is what PyAV alone gives as rgb24, for any kind of pixel."""
+  rng = np.random.default_rng(0)
+  noise = rng.integers(0, 256, (90, 108, 3)).astype(np.uint8)
+  frame = av.VideoFrame.from_ndarray(noise, "rgb24").reformat(format=pixels)
+  height, width = size or (90, 108)
+  expected = frame.reformat(
+    width, height, "rgb24", interpolation=SWSCALE, threads=1
+  ).to_ndarray()
+  given = decode.Pictures(1, size, None).rgb(frame)
+  assert np.array_equal(given, expected)
+
+
+def test_planes_with_lines_of_another_length() -> None:
+  rng = np.random.default_rng(0)
+  noise = rng.integers(0, 256, (2, 36, 50, 3)).astype(np.uint8)
+  # Red, green and blue planes, without the padding that swscale gives lines:
+  # read as they are, where the other frame is converted.
+  planar = av.VideoFrame.from_numpy_buffer(noise[0], "gbrp")
+  packed = av.VideoFrame.from_ndarray(noise[1], "rgb24")
+  assert planar.planes[0].line_size == 50
+  assert packed.reformat(format="gbrp").planes[0].line_size > 50
+  pictures = decode.Pictures(2, None, lambda picture: picture[2:30, 5:44])
+  for k, frame in enumerate((planar, packed)):
+    pictures.put(k, frame)
+  assert np.array_equal(pictures.array, noise[:, 2:30, 5:44])
+
+
+def test_odd_sizes_are_read_as_they_are() -> None:
+  rng = np.random.default_rng(0)
+  noise = rng.integers(0, 256, (35, 47, 3)).astype(np.uint8)
+  frame = av.VideoFrame.from_ndarray(noise, "rgb24")
+  assert np.array_equal(decode.Pictures(1, None, None).rgb(frame), noise)
+  pictures = decode.Pictures(1, None, lambda picture: picture[3:20, 40:4:-1])
+  pictures.put(0, frame.reformat(format="gbrp"))
+  assert np.array_equal(pictures.array[0], noise[3:20, 40:4:-1])
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_reading_cropped_is_cropping_what_was_read(
+  turn: int, hflip: bool
+) -> None:
+  rng = np.random.default_rng(1)
+  noise = np.kron(
+    rng.integers(0, 256, (20, 12, 16, 3)), np.ones((1, 4, 4, 1))
+  ).astype(np.uint8)
+  video = Video(
+    encode_video(
+      noise, setup=lambda s: s.set_display_rotation(turn, hflip=hflip)
+    )
+  )
+  wanted = [2, 2, 5, 6, 19]
+  seen = set()
+  for augment in (
+    Augment(flip=True),
+    Augment(random_crop=False, jitter=(0.3, 0.2, 0.1)),
+    Augment(scales=(1.0, 0.7), flip=True, jitter=(0.0, 0.5, 0.0)),
+  ):
+    for seed in range(6):
+      whole = video.read(wanted, 41)
+      rng = np.random.default_rng(seed)
+      expected, mirrored = augment(whole, (30, 24), rng)
+      after = rng.integers(1 << 30)
+      rng = np.random.default_rng(seed)
+      clip, flipped = augment.read(video, wanted, 41, (30, 24), rng)
+      assert np.array_equal(clip, expected)
+      assert clip.flags.c_contiguous
+      assert flipped == mirrored
+      # As many numbers were drawn.
+      assert rng.integers(1 << 30) == after
+      seen.add(flipped)
+  assert seen == {True, False}
+
+
+def test_cropped_reading_of_any_container(encoded: bytes) -> None:
+  video = Video(encoded)
+  cropped = video.read([30, 35], None, lambda picture: picture[:32, 7:])
+  assert np.array_equal(cropped, video.read([30, 35])[:, :32, 7:])
+
+
+def test_frames_smaller_than_a_random_crop() -> None:
+  video = Video(encode_video(numbered(3)))
+  with pytest.raises(ValueError, match="64x96 pixels.*80x80: give `resize`"):
+    Augment().read(video, [0, 1], None, (80, 80), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(("space", "code"), [("ITU709", 1), ("ITU601", 5)])

@@ -276,7 +276,7 @@ class Damaged(Numbered):
     return {**record, "video": self.damaged.get(index, record["video"])}
 
 
-# What each kind of damage is said to be; the decoder is in tests/bad_decoders.py.
+# What each kind of damage is said to be, by the decoder of bad_decoders.py.
 KINDS = {
   b"damaged": "Invalid data",
   b"hang": "not done after 3 seconds",

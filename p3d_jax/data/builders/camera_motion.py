@@ -54,7 +54,7 @@ FPS = 25
 LINE_EVERY = 200
 # Changing what is drawn above changes the sets; say so here, and the key of a
 # built set changes with it.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass
