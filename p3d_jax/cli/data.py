@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from p3d_jax.cli import verb
@@ -41,8 +42,14 @@ def _dataset_arguments(sets: Any, dataset: Dataset) -> None:
   build = sets.add_parser(
     dataset.name,
     help=dataset.title,
-    description=f"{dataset.title}\n\n{dataset.expects}\n\nThe layout: "
-    f"{dataset.known_from}\nSplits: {dataset.lists}; all.",
+    description="\n\n".join(
+      (
+        dataset.title,
+        dataset.expects,
+        textwrap.fill(f"Splits: {dataset.lists}.", 80),
+        textwrap.fill(f"Known from: {dataset.known_from}", 80),
+      )
+    ),
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )

@@ -25,12 +25,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     default=0,
     help="processes that read and decode; 0: threads of this one (default: 0)",
   )
-  parser.add_argument(
-    "--timeout",
-    type=float,
-    default=60.0,
-    help="seconds that decoding one video may take; 0: any (default: 60)",
-  )
+  _timeout_argument(parser)
   parser.add_argument(
     "--out",
     metavar="JSON",
@@ -44,6 +39,16 @@ def _clips_argument(parser: argparse.ArgumentParser) -> None:
     type=int,
     default=20,
     help="clips of each video, spread evenly over it (default: 20)",
+  )
+
+
+def _timeout_argument(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--timeout",
+    type=float,
+    default=60.0,
+    metavar="SECONDS",
+    help="that decoding one video may take; 0: any number (default: 60)",
   )
 
 
@@ -75,6 +80,7 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     "videos", metavar="VIDEO", nargs="+", help="files of any size and length"
   )
   _clips_argument(parser)
+  _timeout_argument(parser)
   parser.add_argument(
     "--top", type=int, default=5, help="classes shown (default: 5)"
   )
@@ -100,7 +106,11 @@ def _predict(args: argparse.Namespace) -> int:
     raise ValueError(f"--timeline is {args.timeline}: its folder must exist")
   failed = False
   for prediction in predict(
-    args.checkpoint, args.videos, clips=args.clips, step=args.step
+    args.checkpoint,
+    args.videos,
+    clips=args.clips,
+    step=args.step,
+    timeout=args.timeout or None,
   ):
     failed = failed or prediction.error is not None
     if args.json:

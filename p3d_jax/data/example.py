@@ -91,8 +91,33 @@ def eval_clips(
   return {"clips": stored.read_clips(indices, preprocessing, crop=True)}
 
 
+def file_clips(
+  path: str, preprocessing: Preprocessing, clips: int
+) -> dict[str, Any]:
+  """Reads the centres of clips spread evenly over a file.
+
+  Args:
+    path: of the video.
+    preprocessing: frames, stride, fps, resize and crop of a clip.
+    clips: how many.
+
+  Returns:
+    "clips" uint8 (clips, time, height, width, channels), and "times" (clips,),
+    the middle of each in seconds.
+
+  Raises:
+    ValueError: it cannot be read.
+  """
+  stored = open_video(path, preprocessing)
+  indices = stored.clip_indices(preprocessing, clips)
+  return {
+    "clips": stored.read_clips(indices, preprocessing, crop=True),
+    "times": stored.times[indices].mean(axis=1),
+  }
+
+
 def open_video(
-  video: bytes, preprocessing: Preprocessing, decoder: str | None = None
+  video: bytes | str, preprocessing: Preprocessing, decoder: str | None = None
 ) -> Any:
   """Opens a video with a decoder, or with that of its channels."""
   module, name = (decoder or DECODERS[preprocessing.channels]).split(":")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,7 +12,9 @@ import numpy as np
 from etils import epath
 
 from p3d_jax.checkpoint import model
-from p3d_jax.data.decode import Video, VideoError
+from p3d_jax.data import example
+from p3d_jax.data.decode import VideoError
+from p3d_jax.data.guard import CrashError, Guard, HangError
 from p3d_jax.train import sharding
 from p3d_jax.train.score import Scorer
 
@@ -77,8 +81,19 @@ def classifier(
 class Predictor:
   """A loaded network that classifies files, one after the other."""
 
-  def __init__(self, path: epath.PathLike, step: int | str = "last") -> None:
+  def __init__(
+    self,
+    path: epath.PathLike,
+    step: int | str = "last",
+    timeout: float | None = 60.0,
+  ) -> None:
     """Loads a workdir or a checkpoint folder; see `p3d_jax.load`.
+
+    Args:
+      path: of it.
+      step: of a workdir: a number, "last" or "best".
+      timeout: seconds that decoding one file may take, in a process that is
+        killed then; None: any number, in this process.
 
     Raises:
       ValueError: there is no such checkpoint, or it cannot classify videos.
@@ -92,6 +107,7 @@ class Predictor:
       sharding.mesh(sharding.local_device()),
     )
     self.variables = self._scorer.place(variables)
+    self._guard = None if timeout is None else Guard(timeout)
 
   def predict(self, path: epath.PathLike, clips: int) -> Prediction:
     """Classifies a file by uniform clips, centre crop, mean of the scores.
@@ -119,10 +135,21 @@ class Predictor:
     self, path: epath.PathLike, clips: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """Middle of each clip in seconds, and uint8 pixels of all."""
-    video = Video(path)
-    indices = video.clip_indices(self.record.preprocessing, clips)
-    pixels = video.read_clips(indices, self.record.preprocessing, crop=True)
-    return video.times[indices].mean(axis=1), pixels
+    arguments = os.fspath(path), self.record.preprocessing, clips
+    if self._guard is None:
+      found = example.file_clips(*arguments)
+    else:
+      name = f"{example.__name__}:file_clips"
+      try:
+        found = self._guard.call(name, *arguments)
+      except (HangError, CrashError) as error:
+        raise VideoError(f"{path}: {error}") from error
+    return found["times"], found["clips"]
+
+  def close(self) -> None:
+    """Ends the process that decodes."""
+    if self._guard is not None:
+      self._guard.close()
 
 
 def predict(
@@ -131,8 +158,9 @@ def predict(
   *,
   clips: int = 20,
   step: int | str = "last",
+  timeout: float | None = 60.0,
 ) -> Iterator[Prediction]:
   """Classifies files with a workdir's network; see `Predictor`."""
-  predictor = Predictor(path, step)
-  for video in videos:
-    yield predictor.predict(video, clips)
+  with contextlib.closing(Predictor(path, step, timeout)) as predictor:
+    for video in videos:
+      yield predictor.predict(video, clips)

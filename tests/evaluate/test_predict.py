@@ -1,5 +1,6 @@
 """Prediction of files: what `p3d_jax.load` gives in ten lines of Python."""
 
+import contextlib
 import io
 import pathlib
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import p3d_jax
-from p3d_jax.evaluate.predict import Prediction, Predictor
+from p3d_jax.evaluate.predict import Prediction, Predictor, predict
 from tests import small
 
 
@@ -116,3 +117,20 @@ def test_top_names_the_highest_first() -> None:
     "path": "x",
     "top": [{"label": "b", "score": 0.5}],
   }
+
+
+def test_a_file_that_hangs_is_an_error_of_the_file(
+  tmp_path: pathlib.Path,
+) -> None:
+  """No decoding is done in a ten thousandth of a second."""
+  path = write(tmp_path / "a video.mkv", 30, (48, 64))
+  with contextlib.closing(Predictor(small.trained(), timeout=1e-4)) as hasty:
+    got = hasty.predict(path, clips=2)
+  assert got.error == (
+    f"{path}: it was not done after 0.0001 seconds, and its process was killed"
+  )
+  assert got.scores is None
+  here = Predictor(small.trained(), timeout=None).predict(path, clips=2)
+  (there,) = predict(small.trained(), [path], clips=2)
+  assert np.array_equal(here.scores, there.scores)
+  assert np.array_equal(here.times, there.times)

@@ -310,8 +310,8 @@ A list that is not there is a split that is not made. A clip is known by the
 name of its file, ID_START_END with any number of zeros, or ID alone; other
 folders, and none, will do, as will any container. Of several files of one clip
 one in replacement/ is taken, else the first by path, and the others are counted
-as extra. Columns may stand in any order; a test list
-needs no labels. Labels are the names in alphabetical order.""",
+as extra. Columns may stand in any order; a test list needs no labels. Labels
+are the names in alphabetical order.""",
     known_from=(
       "The columns are those of the lists of the dataset's own release; names "
       "of files and folders are those of the public copy of the Common Visual "
