@@ -255,7 +255,10 @@ def _look(
     return known, False
   try:
     with guards.borrow() as guard:
-      found = _inspected(guard, inspect, video)
+      try:
+        found = _inspected(guard, inspect, video)
+      except CrashError:  # perhaps for a reason of its own: see Guards.call
+        found = _inspected(guard, inspect, video)
   except GuardError as error:
     raise GuardError(f"{item.name}: {error}") from error
   except VideoError as error:

@@ -333,6 +333,8 @@ class Video:
     if self._decoder is None:
       self._decoder = av.CodecContext.create("h264", "r")
       self._decoder.extradata = table.extradata
+      # A container may show less than is coded: 1080 of 1088 rows.
+      self._decoder.width, self._decoder.height = table.size
       self._set_threads(self._decoder)
     else:
       self._decoder.flush_buffers()

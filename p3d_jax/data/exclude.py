@@ -29,10 +29,10 @@ def read_excluded(file: epath.PathLike) -> set[str]:
     text = path.read_bytes().decode("utf-8-sig")
   except OSError as error:
     raise ValueError(
-      f"file={os.fspath(file)!r}: {error.strerror or error}"
+      f"exclude={os.fspath(file)!r}: {error.strerror or error}"
     ) from error
   except UnicodeDecodeError as error:
-    raise ValueError(f"file={os.fspath(file)!r}: it is not UTF-8") from error
+    raise ValueError(f"exclude={os.fspath(file)!r}: it is not UTF-8") from error
   names = set()
   for number, line in enumerate(text.split("\n"), 1):
     line = line.rstrip("\r")
@@ -41,7 +41,7 @@ def read_excluded(file: epath.PathLike) -> set[str]:
         names.add(_excluded_name(line))
       except ValueError as error:
         raise ValueError(
-          f"file={os.fspath(file)!r}, line {number}: {error}"
+          f"exclude={os.fspath(file)!r}, line {number}: {error}"
         ) from None
   return names
 

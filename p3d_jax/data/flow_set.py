@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from p3d_jax.data import flow, store
-from p3d_jax.data.guard import Guards
+from p3d_jax.data.guard import LONGEST, Guards
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.data.store import Record, Written
 
@@ -166,7 +166,8 @@ def _record(
   """Makes one record of flow, in a process that can be killed."""
   with guards.borrow() as guard:
     if timeout is not None:
-      guard.timeout = timeout * max(record["num_frames"], 1)
+      frames = max(record["num_frames"], 1)
+      guard.timeout = min(timeout * frames, LONGEST)
     made = guard.call(
       "p3d_jax.data.flow:encode_flow", record["video"], **options
     )

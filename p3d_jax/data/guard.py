@@ -34,6 +34,8 @@ from p3d_jax.data.decode import VideoError
 
 # Seconds that a child has for its imports; a network file system needs many.
 START_TIMEOUT = 300.0
+# Seconds; no call may take longer, which is more than a week.
+LONGEST = 1e6
 # Arrays that a child may send back: numbers and truth values.
 _KINDS = "biuf"
 
@@ -47,7 +49,11 @@ class CrashError(VideoError):
 
 
 class GuardError(RuntimeError):
-  """The process cannot be started, or the function called has a bug."""
+  """The process cannot be used, or the function called has a bug."""
+
+
+class StartError(GuardError):
+  """The process did not start."""
 
 
 class Guard:
@@ -61,9 +67,13 @@ class Guard:
   """
 
   def __init__(self, timeout: float | None = None) -> None:
-    if timeout is not None and not timeout > 0:
-      raise ValueError(f"timeout={timeout}: must be > 0 seconds, or None")
+    if timeout is not None and not 0 < timeout <= LONGEST:
+      raise ValueError(
+        f"timeout={timeout}: must be > 0 and at most {LONGEST:g} seconds, or "
+        "None"
+      )
     self.timeout = timeout
+    self._closed = False
     self._child: _Child | None = None
 
   def __enter__(self) -> Guard:
@@ -90,22 +100,28 @@ class Guard:
       CrashError: its process ended.
       GuardError: it raised something else, or the child did not start.
     """
+    if self._closed:
+      raise GuardError("the guard is closed")
     if self._child is None:
       self._child = _Child()
     try:
       self._child.learn(function)
       return self._child.run((function, args, kwargs), self.timeout)
     except (HangError, CrashError, GuardError):
-      self.close()
+      self._end()
       raise
     except VideoError:
       raise  # an answer: the child goes on
     except BaseException:
-      self.close()  # an interrupt: what the child would answer is in the way
+      self._end()  # an interrupt: what the child would answer is in the way
       raise
 
   def close(self) -> None:
-    """Ends the child at once; a later call starts another."""
+    """Ends the child at once."""
+    self._closed = True
+    self._end()
+
+  def _end(self) -> None:
     child, self._child = self._child, None
     if child is not None:
       child.kill()
@@ -160,9 +176,16 @@ class Guards:
         self._free.append(guard)
 
   def call(self, function: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Calls a function as `Guard.call` does."""
+    """Calls a function as `Guard.call` does.
+
+    A process may end for reasons of its own (a system short of memory ends
+    some), so what crashed is called once more in a new one.
+    """
     with self.borrow() as guard:
-      return guard.call(function, *args, **kwargs)
+      try:
+        return guard.call(function, *args, **kwargs)
+      except (CrashError, StartError):
+        return guard.call(function, *args, **kwargs)
 
   def close(self) -> None:
     """Ends all children, also those at work."""
@@ -185,7 +208,8 @@ class _Child:
     number = str(theirs.fileno())
     try:
       self._process = subprocess.Popen(
-        [sys.executable, "-m", "p3d_jax.data.guard", number],
+        # -P: what lies in the current folder is no module of ours.
+        [sys.executable, "-P", "-m", "p3d_jax.data.guard", number],
         pass_fds=(theirs.fileno(),),
         stdin=subprocess.DEVNULL,
         stdout=self._printed,
@@ -207,13 +231,13 @@ class _Child:
     try:
       content = pickle.dumps((request, timeout), protocol=5)
       _send(self._socket, [content], deadline)
-      header = json.loads(_receive(self._socket, deadline))
+      header = json.loads(bytes(_receive(self._socket, deadline)))
       parts = [
         _receive(self._socket, deadline) for _ in header.get("parts", ())
       ]
     except TimeoutError:
       if request[1] is None:
-        raise GuardError(
+        raise StartError(
           f"a process to decode in did not start in {timeout:g} seconds"
         ) from None
       raise HangError(
@@ -242,7 +266,7 @@ class _Child:
       with contextlib.suppress(ValueError):
         how = signal.Signals(-code).name
     if request[1] is None:
-      return GuardError(
+      return StartError(
         f"a process to decode in did not start ({how}): "
         f"{said.splitlines()[-1] if said else 'it said nothing'}"
       )
@@ -278,17 +302,17 @@ def _send(to: socket.socket, parts: list[Any], deadline: float | None) -> None:
     to.sendall(view)
 
 
-def _receive(source: socket.socket, deadline: float | None) -> bytearray:
+def _receive(source: socket.socket, deadline: float | None) -> memoryview:
   (size,) = struct.unpack("<Q", _exactly(source, 8, deadline))
   return _exactly(source, size, deadline)
 
 
 def _exactly(
   source: socket.socket, size: int, deadline: float | None
-) -> bytearray:
+) -> memoryview:
   """Receives so many bytes."""
-  content = bytearray(size)
-  view = memoryview(content)
+  # Not a bytearray, which would be filled with zeros first.
+  view = np.empty(size, np.uint8).data
   at = 0
   while at < size:
     _limit(source, deadline)
@@ -296,7 +320,7 @@ def _exactly(
     if not count:
       raise ConnectionError("the other side has ended")
     at += count
-  return content
+  return view
 
 
 def _limit(of: socket.socket, deadline: float | None) -> None:
@@ -331,7 +355,7 @@ def _encoded(result: dict[str, Any]) -> list[Any]:
   return [header.encode(), *parts]
 
 
-def _decoded(header: dict[str, Any], parts: list[bytearray]) -> dict[str, Any]:
+def _decoded(header: dict[str, Any], parts: list[memoryview]) -> dict[str, Any]:
   result = dict(header["values"])
   for (name, dtype, shape), part in zip(header["parts"], parts, strict=True):
     if dtype is None:

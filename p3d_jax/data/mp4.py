@@ -29,6 +29,8 @@ _UPRIGHT = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 # Bytes of a description of video before the boxes in it.
 _VIDEO = 78
 
+FASTEST = 1000  # frames a second
+
 Span = tuple[int, int]
 
 
@@ -43,6 +45,7 @@ class Table:
     step: ticks from one frame to the next.
     rate: ticks a second.
     extradata: what the decoder has to know before the first frame.
+    size: (width, height) in pixels that are shown of what is coded.
   """
 
   offsets: np.ndarray
@@ -51,6 +54,7 @@ class Table:
   step: int
   rate: int
   extradata: bytes
+  size: tuple[int, int]
 
 
 class _Other(Exception):  # noqa: N818
@@ -97,7 +101,8 @@ def _read(data: bytes) -> Table:
     keys = _column(data, table[b"stss"]) - 1
   _only(len(keys) > 0 and keys[0] == 0 and keys[-1] < count)
   _only(bool(np.all(np.diff(keys) > 0)))
-  return Table(offsets, sizes, keys, step, rate, _extradata(data, table))
+  extradata, size = _description(data, table)
+  return Table(offsets, sizes, keys, step, rate, extradata, size)
 
 
 def _times(
@@ -114,10 +119,11 @@ def _times(
   version, matrix = _unpack(">B39x36s", data, track[b"tkhd"])
   _only(version == 0 and matrix == _UPRIGHT)
   zero, rate, duration = _unpack(">I8xII", data, media[b"mdhd"])
-  _only(zero == 0 and rate > 0)
+  # FFmpeg has clocks of 31 bits.
+  _only(zero == 0 and 0 < rate < 1 << 31)
   zero, entries, count, step = _unpack(">IIII", data, table[b"stts"])
   _only(zero == 0 and entries == 1 and step > 0)
-  _only(count * step == duration)
+  _only(count * step == duration and rate <= FASTEST * step)
   if b"edts" in track:
     # Shown is all of it from the start on, at its own speed.
     edits = _boxes(data, track[b"edts"], frozenset((b"elst",)))
@@ -156,13 +162,18 @@ def _offsets(
   return before + np.repeat(chunks - before[starts], frames)
 
 
-def _extradata(data: bytes, table: dict[bytes, Span]) -> bytes:
+def _description(
+  data: bytes, table: dict[bytes, Span]
+) -> tuple[bytes, tuple[int, int]]:
+  """Returns what the decoder has to know, and (width, height) in pixels."""
   start, end = table[b"stsd"]
   _only(_unpack(">II", data, (start, end)) == (0, 1))
   described = _boxes(data, (start + 8, end), frozenset((b"avc1",)))
   start, end = described[b"avc1"]
+  width, height = _unpack(">24xHH", data, (start, end))
+  _only(width > 0 and height > 0)
   start, end = _boxes(data, (start + _VIDEO, end), _H264)[b"avcC"]
-  return data[start:end]
+  return data[start:end], (width, height)
 
 
 def _boxes(

@@ -15,6 +15,9 @@ unreadable.
 import contextlib
 import dataclasses
 import functools
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -188,6 +191,12 @@ class _Call:
     self._decoder = reading.decoder
     self._guards = Guards(reading.timeout) if reading.timeout else None
 
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    # Unpickled in a worker of Grain's, which outlives a parent that is killed.
+    if (parent := multiprocessing.parent_process()) is not None:
+      threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
   def __call__(self, name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
     kwargs["decoder"] = self._decoder
     if self._guards is None:
@@ -197,6 +206,12 @@ class _Call:
   def close(self) -> None:
     if self._guards is not None:
       self._guards.close()
+
+
+def _end_with(parent: Any) -> None:
+  """Waits for the end of a process, and ends this one."""
+  parent.join()
+  os._exit(1)
 
 
 _HERE = _Call(DEFAULT)
@@ -324,9 +339,10 @@ def check_channels(videos: VideoSet, channels: str) -> None:
   """
   if (videos.channels == "flow") != (channels == "flow"):
     holds = "optical flow" if videos.channels == "flow" else "RGB videos"
+    makes = "" if videos.channels == "flow" else ", `p3d data flow` makes flow"
     raise ValueError(
-      f"channels={channels!r}: {videos.directory} holds {holds}; `p3d data "
-      "flow` makes the one of the other"
+      f"preprocessing.channels={channels!r}: {videos.directory} holds "
+      f"{holds}{makes}"
     )
 
 

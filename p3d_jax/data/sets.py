@@ -183,9 +183,13 @@ def _edge(text: str | None, count: int, default: int) -> int:
   """Returns an end of a slice: a number of records, or a percentage."""
   if text is None:
     return default
-  if text.endswith("%"):
-    return round(int(text[:-1]) * count / 100)
-  return int(text)
+  if not text.endswith("%"):
+    return int(text)
+  percent = int(text[:-1])
+  if abs(percent) > 100:
+    raise ValueError(f"split: {text} must be within -100% and 100%")
+  # From the end for -1%, which of a few records would round to the start.
+  return round((percent if percent >= 0 else 100 + percent) * count / 100)
 
 
 @functools.lru_cache(maxsize=4)

@@ -12,6 +12,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import fcntl
 import itertools
 import json
 import os
@@ -24,6 +25,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from p3d_jax.data.decode import VideoError
+from p3d_jax.data.guard import CrashError, HangError
 from p3d_jax.files import write_aside
 from p3d_jax.progress import Bar
 
@@ -133,34 +135,67 @@ def write_set(
 
   Raises:
     TooManyBrokenError: more are broken. What is written stays, and the same
-      call with a larger `max_broken` takes it.
+      call with a larger `max_broken` takes it; what hung or crashed is tried
+      again.
+    ValueError: `workers` is below 1, another build writes the set, or two
+      records have one id.
+    OSError: it cannot be written.
   """
   if workers < 1:
     raise ValueError(f"workers={workers}: must be >= 1")
   if is_complete(folder):
-    broken = json.loads((folder / "report.json").read_text())["broken"]
-    if len(broken) > max_broken:
-      raise TooManyBrokenError(_broken_text(broken, max_broken))
+    _check_broken(folder, max_broken)
     return
   (folder / BUILDING).mkdir(parents=True, exist_ok=True)
-  shards = _shards(folder, description.name, len(names))
   with contextlib.ExitStack() as stack:
+    stack.enter_context(_alone(folder))
+    if is_complete(folder, building=not any(_notes(folder))):
+      (folder / BUILDING).rmtree()  # another build has just finished it
+      _check_broken(folder, max_broken)
+      return
+    shards = _shards(folder, description.name, len(names))
     done = sum(len(s.items) for s in shards if s.is_done())
     bar = Bar(title, len(names), done)
     if progress:
       stack.enter_context(bar)
     _write_shards(shards, names, make, workers, max_broken, bar, progress)
-  written = _written(shards)
-  if len(written.broken) > max_broken:
-    raise TooManyBrokenError(_broken_text(written.broken, max_broken))
-  if not written.ids:
-    raise TooManyBrokenError(_broken_text(written.broken, len(names) - 1))
-  documents, _ = whole(documents, needs or {}, written.ids)
-  _write_lists(folder, written, lists, documents)
-  told = {**report(written), "broken": written.broken}
-  text = json.dumps(told, indent=2, ensure_ascii=False)
-  write_aside(folder / "report.json", text + "\n")
-  _finish(folder, description, shards)
+    written = _written(shards)
+    if len(written.broken) > max_broken:
+      raise TooManyBrokenError(_broken_text(written.broken, max_broken))
+    if not written.ids:
+      raise TooManyBrokenError(_broken_text(written.broken, len(names) - 1))
+    documents, _ = whole(documents, needs or {}, written.ids)
+    _write_lists(folder, written, lists, documents)
+    told = {**report(written), "broken": written.broken}
+    text = json.dumps(told, indent=2, ensure_ascii=False)
+    write_aside(folder / "report.json", text + "\n")
+    _finish(folder, description, shards)
+
+
+def _check_broken(folder: epath.Path, max_broken: int) -> None:
+  """Raises if a set that is there lacks more than the user allows now."""
+  broken = json.loads((folder / "report.json").read_text())["broken"]
+  if len(broken) > max_broken:
+    raise TooManyBrokenError(_broken_text(broken, max_broken))
+
+
+@contextlib.contextmanager
+def _alone(folder: epath.Path) -> Iterator[None]:
+  """Keeps other builds out of a folder of this machine."""
+  if "://" in os.fspath(folder):
+    yield
+    return
+  with open(folder / BUILDING / "lock", "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ValueError(
+        f"{folder}: another build is writing this set; wait for it, and give "
+        "the command again"
+      ) from None
+    except OSError:
+      pass  # a file system without locks
+    yield
 
 
 def whole(
@@ -188,10 +223,21 @@ def whole(
   return kept, lost
 
 
-def is_complete(folder: epath.Path) -> bool:
-  """Whether the set in a folder is there as a whole."""
-  described = (folder / "dataset_info.json").exists()
-  return described and not (folder / BUILDING).exists()
+def _notes(folder: epath.Path) -> Iterator[epath.Path]:
+  """Returns the notes of the shards that are written."""
+  return (folder / BUILDING).glob("*.json")
+
+
+def is_complete(folder: epath.Path, *, building: bool = False) -> bool:
+  """Whether the set in a folder is there as a whole.
+
+  Args:
+    folder: of the set.
+    building: whether it may have the folder of a build.
+  """
+  files = ("dataset_info.json", "report.json", "ids.json")
+  there = all((folder / file).exists() for file in files)
+  return there and (building or not (folder / BUILDING).exists())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +249,7 @@ class _Shard:
   note: epath.Path
 
   def is_done(self) -> bool:
-    return self.note.exists()
+    return self.note.exists() and not self.read_note()["again"]
 
   def read_note(self) -> dict[str, Any]:
     return json.loads(self.note.read_text())
@@ -241,11 +287,11 @@ def _write_shards(
     for shard in todo:
       with _Writer(shard) as writer:
         for item in shard.items:
-          record, reason = next(made)
-          if record is not None:
-            writer.add(record)
+          made_of_it = next(made)
+          if not isinstance(made_of_it, VideoError):
+            writer.add(made_of_it)
           else:
-            writer.broken.append((names[item], reason))
+            writer.lacks(names[item], made_of_it)
             broken += 1
             if broken >= max_broken + TOO_MANY:
               raise TooManyBrokenError(
@@ -259,14 +305,14 @@ def _write_shards(
 
 def _made(
   items: Iterator[int], make: Callable[[int], Record], workers: int
-) -> Generator[tuple[Record | None, str], None, None]:
+) -> Generator[Record | VideoError, None, None]:
   """Makes items in threads; gives, in order, records or why there is none."""
 
-  def attempt(item: int) -> tuple[Record | None, str]:
+  def attempt(item: int) -> Record | VideoError:
     try:
-      return make(item), ""
+      return make(item)
     except VideoError as error:
-      return None, str(error)
+      return error
 
   pool = concurrent.futures.ThreadPoolExecutor(workers)
   ahead: collections.deque[Any] = collections.deque()
@@ -291,6 +337,7 @@ class _Writer:
     self._aside = shard.file.parent / f".{shard.file.name}.{os.getpid()}.part"
     self._ids: list[str] = []
     self._bytes = 0
+    self._again = False
     self.broken: list[tuple[str, str]] = []
 
   def __enter__(self) -> _Writer:
@@ -301,25 +348,59 @@ class _Writer:
     return self
 
   def add(self, record: Record) -> None:
+    """Writes a record."""
     content = FEATURES.serialize_example(FEATURES.encode_example(record))
-    self._out.write(content)
+    with self._full_disk():
+      self._out.write(content)
     self._ids.append(record["id"])
     self._bytes += len(content)
 
+  def lacks(self, name: str, error: VideoError) -> None:
+    """Notes an item without a record."""
+    self.broken.append((name, str(error)))
+    # What hangs or crashes may do so for reasons of the machine.
+    self._again = self._again or isinstance(error, HangError | CrashError)
+
   def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-    self._out.close()
+    try:
+      with self._full_disk():
+        self._out.close()
+    except OSError:
+      self._aside.unlink()
+      if kind is None:
+        raise
+      return
     if kind is not None:
       self._aside.unlink()
       return
     self._aside.replace(self._shard.file)
-    note = {"ids": self._ids, "bytes": self._bytes, "broken": self.broken}
+    note = {
+      "ids": self._ids,
+      "bytes": self._bytes,
+      "broken": self.broken,
+      "again": self._again,
+    }
     write_aside(self._shard.note, json.dumps(note))
+
+  @contextlib.contextmanager
+  def _full_disk(self) -> Iterator[None]:
+    """Turns what ArrayRecord raises into an error of the file."""
+    try:
+      yield
+    except RuntimeError as error:
+      # It goes on with where in its code, and ends in a stack.
+      reason = str(error).split("; ")[0].splitlines()[0]
+      raise OSError(f"{self._shard.file}: {reason}") from error
 
 
 def _written(shards: Sequence[_Shard]) -> Written:
   notes = [shard.read_note() for shard in shards]
+  ids = tuple(i for note in notes for i in note["ids"])
+  if len(set(ids)) < len(ids):
+    twice, _ = collections.Counter(ids).most_common(1)[0]
+    raise ValueError(f"id={twice!r}: two records have it")
   return Written(
-    ids=tuple(i for note in notes for i in note["ids"]),
+    ids=ids,
     broken=tuple({n: r for note in notes for n, r in note["broken"]}.items()),
     num_bytes=sum(note["bytes"] for note in notes),
   )

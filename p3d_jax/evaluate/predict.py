@@ -14,7 +14,7 @@ from etils import epath
 from p3d_jax.checkpoint import model
 from p3d_jax.data import example
 from p3d_jax.data.decode import VideoError
-from p3d_jax.data.guard import CrashError, Guard, HangError
+from p3d_jax.data.guard import CrashError, Guards, HangError
 from p3d_jax.train import sharding
 from p3d_jax.train.score import Scorer
 
@@ -107,7 +107,7 @@ class Predictor:
       sharding.mesh(sharding.local_device()),
     )
     self.variables = self._scorer.place(variables)
-    self._guard = None if timeout is None else Guard(timeout)
+    self._guard = None if timeout is None else Guards(timeout)
 
   def predict(self, path: epath.PathLike, clips: int) -> Prediction:
     """Classifies a file by uniform clips, centre crop, mean of the scores.

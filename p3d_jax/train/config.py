@@ -142,13 +142,17 @@ def default() -> ConfigDict:
   checkpoint.keep_best = 1  # steps of the highest video hit@1
 
   config.input = inputs = ConfigDict()
-  inputs.workers = 0  # processes that decode; 0: threads of this one
+  # Grain's processes that read; 0: this one, which is enough where `timeout`
+  # has each thread decode elsewhere. A script that trains with more needs the
+  # line `if __name__ == "__main__":`.
+  inputs.workers = 0
   inputs.threads = 2  # that decode, in each process
   # Seconds that decoding one example may take. Each thread then decodes in a
   # process of its own, which is killed if it takes longer; 0: in the thread.
   inputs.timeout = 60.0
   # Share of the last 1,000 clips whose video could not be read and was
-  # replaced, above which training stops; and of the videos of an evaluation.
+  # replaced, above which training stops (counted anew where a run goes on); and
+  # of the videos of an evaluation, of which one may always be unreadable.
   inputs.max_replaced = 0.01
 
   config.log = log = ConfigDict()

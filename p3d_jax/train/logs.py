@@ -127,6 +127,12 @@ class Logs:
       self._board.close()
 
 
+def problems(workdir: epath.PathLike) -> list[str]:
+  """Returns what metrics.jsonl says of videos that could not be read."""
+  lines = (line for line in read(workdir) if line["kind"] == "replaced")
+  return [line["problem"] for line in lines]
+
+
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
   """Reads metrics.jsonl; a last line that a kill cut short is left out."""
   file = epath.Path(workdir) / METRICS

@@ -217,7 +217,8 @@ def _steps(
     batch=config.train.batch,
     every=config.log.every,
   )
-  replaced = Replaced(log, bar, config.input.max_replaced)
+  limit = config.input.max_replaced
+  replaced = Replaced(log, bar, limit, logs.problems(run.workdir))
   evaluated: dict[str, float] = {}
   with contextlib.closing(_rows(run, start)) as rows:
     for done, row in enumerate(meter.timed(rows), start + 1):
@@ -228,10 +229,12 @@ def _steps(
       saves = done == last or falls_on(done, config.checkpoint.every)
       if evaluates or saves:
         meter.line()  # waits: a loss that is not finite ends here, unsaved
+      problems: tuple[str, ...] = ()
       if evaluates:
-        evaluated = _evaluate(run, scorer, state, done, log, bar)
+        evaluated, problems = _evaluate(run, scorer, state, done, log, bar)
       if saves:
         checkpoints.save(state, _at(run.record, done), _score(evaluated, done))
+      check_evaluation(problems, len(run.eval_videos), limit)
       if evaluates or saves:
         meter.restart()
   return {k: v for k, v in evaluated.items() if k != "step"}
@@ -268,8 +271,8 @@ def _evaluate(
   done: int,
   log: logs.Logs,
   bar: Bar,
-) -> dict[str, float]:
-  """Scores the evaluation split with the state's variables."""
+) -> tuple[dict[str, float], tuple[str, ...]]:
+  """Scores the evaluation split; returns metrics, and what was unreadable."""
   config, videos = run.config, len(run.eval_videos)
   bar.note(f"evaluating {videos} videos", line=True)
   scores = scorer.videos(
@@ -280,7 +283,6 @@ def _evaluate(
     reading=configs.reading(config),
     progress=lambda scored: bar.note(f"evaluating {scored}/{videos}"),
   )
-  check_evaluation(scores.problems, videos, config.input.max_replaced)
   metrics = summary(scores)
   log.write(done, "eval", metrics)
   for problem in scores.problems:
@@ -291,7 +293,7 @@ def _evaluate(
     f"video hit@5 {metrics['video_hit@5']:.1f}  "
     f"({metrics['videos']} videos, {metrics['clips_per_video']} clips each)"
   )
-  return {"step": done, **metrics}
+  return {"step": done, **metrics}, scores.problems
 
 
 def _last_evaluation(workdir: epath.Path) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,20 @@ class Replaced:
   are fewer: one broken video in the first batch stops nothing.
   """
 
-  def __init__(self, log: Logs, bar: Bar, limit: float) -> None:
-    """Starts at none.
+  def __init__(
+    self, log: Logs, bar: Bar, limit: float, said: Iterable[str] = ()
+  ) -> None:
+    """Starts at none, also where a run goes on.
 
     Args:
       log: that each problem is written to, once.
       bar: that says it.
       limit: largest share of the last 1,000 clips.
+      said: problems that the run has written before.
     """
     self._log, self._bar, self._limit = log, bar, limit
     self._last: collections.deque[bool] = collections.deque(maxlen=WINDOW)
-    self._said: set[str] = set()
+    self._said = set(said)
 
   def add(self, step: int, batch: dict[str, Any]) -> int:
     """Counts a step's batch of this host.
@@ -75,12 +79,12 @@ def check_evaluation(
   Args:
     problems: of the videos that could not be read.
     videos: how many there are.
-    limit: largest share of them.
+    limit: largest share of them; one may be unreadable always, unless it is 0.
 
   Raises:
     TooManyUnreadableError: there are more.
   """
-  if len(problems) > limit * videos:
+  if len(problems) > max(limit * videos, limit > 0):
     raise TooManyUnreadableError(
       f"{len(problems)} of {videos} videos of the evaluation split cannot be "
       f"read, more than config.input.max_replaced={limit:g} of them; the "

@@ -193,7 +193,32 @@ def test_a_child_of_a_killed_parent_does_not_stay() -> None:
   wait_until_gone(busy, 2 * 0.5 + 5 + 5)
 
 
-@pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
+def test_what_crashes_once_is_called_again(tmp_path: pathlib.Path) -> None:
+  with Guards(60) as guards:
+    marker = str(tmp_path / "marker")
+    assert guards.call(f"{HERE}:crashes_once", marker) == {"done": True}
+    with pytest.raises(CrashError):
+      guards.call(f"{HERE}:segfaults")
+
+
+def test_the_current_folder_holds_no_modules(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  (tmp_path / "signal.py").write_text("raise SystemExit('shadowed')")
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+  with Guard(60) as guard:
+    assert guard.call(f"{HERE}:returned", a=1) == {"a": 1}
+
+
+def test_a_closed_guard_starts_nothing() -> None:
+  guard = Guard(60)
+  guard.close()
+  with pytest.raises(GuardError, match="closed"):
+    guard.call(f"{HERE}:pid")
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf"), 1e7])
 def test_a_timeout_that_is_none(timeout: float) -> None:
   with pytest.raises(ValueError, match="timeout="):
     Guard(timeout)

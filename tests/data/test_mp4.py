@@ -167,3 +167,31 @@ def test_chunks_by_hand() -> None:
   sizes = np.array([10, 20, 30, 40])
   offsets = mp4._offsets(data, table, sizes)
   assert offsets.tolist() == [100, 110, 500, 900]
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 54), (90, 60), (96, 32)])
+def test_a_container_that_shows_less_than_is_coded(
+  width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """As 1080 of 1088 rows; more than 15 less is not believed by FFmpeg."""
+  data = bytearray(encode(list(FRAMES[:9]), 25))
+  at = data.index(b"avc1", data.index(b"stsd")) + 4 + 24
+  assert struct.unpack_from(">HH", data, at) == (96, 64)
+  struct.pack_into(">HH", data, at, width, height)
+  assert mp4.read_table(bytes(data)) is not None
+  fast = decode.Video(bytes(data)).read(np.arange(9))
+  monkeypatch.setattr(mp4, "read_table", lambda data: None)
+  slow = decode.Video(bytes(data)).read(np.arange(9))
+  assert fast.shape == slow.shape
+  assert np.array_equal(fast, slow)
+
+
+@pytest.mark.parametrize("rate", [0, 1 << 31, 25_001])
+def test_a_clock_that_is_none_is_left_to_ffmpeg(rate: int) -> None:
+  data = bytearray(encode(list(FRAMES[:5]), 25))
+  at = data.index(b"mdhd") + 4 + 12
+  (before,) = struct.unpack_from(">I", data, at)
+  step = before // 25
+  # 25,001 frames a second are too many.
+  struct.pack_into(">I", data, at, rate if rate != 25_001 else 1001 * step)
+  assert mp4.read_table(bytes(data)) is None

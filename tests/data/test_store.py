@@ -17,6 +17,7 @@ from etils import epath
 
 from p3d_jax.data import store
 from p3d_jax.data.decode import VideoError
+from p3d_jax.data.guard import CrashError, HangError
 from p3d_jax.data.sets import open_set
 
 SET = store.Description(
@@ -277,3 +278,88 @@ def test_workers_are_one_or_more(tmp_path: pathlib.Path) -> None:
   with pytest.raises(ValueError, match="workers=0: must be >= 1"):
     write(tmp_path, workers=0)
   assert not list(tmp_path.iterdir())
+
+
+def test_what_hung_or_crashed_is_tried_again(tmp_path: pathlib.Path) -> None:
+  def slow(k: int) -> store.Record:
+    if k in (5, 12):
+      raise HangError("too slow") if k == 5 else CrashError("killed")
+    return breaks(19)(k)
+
+  with pytest.raises(store.TooManyBrokenError, match="3 videos"):
+    write(tmp_path, slow)
+  again: list[int] = []
+
+  def fast(k: int) -> store.Record:
+    again.append(k)
+    return record(k)
+
+  with pytest.raises(store.TooManyBrokenError, match="1 video cannot be read"):
+    write(tmp_path, fast)
+  # The shards of 5 and 12, and not that of 19.
+  assert sorted(again) == [3, 4, 5, 6, 10, 11, 12, 13]
+  write(tmp_path, fast, max_broken=1)
+  assert len(open_set(tmp_path, "all")) == 20
+
+
+def test_one_build_at_a_time(tmp_path: pathlib.Path) -> None:
+  """The second is told, and what the first has written stays."""
+  told: list[str] = []
+
+  def make(k: int) -> store.Record:
+    if k == 9:
+      try:
+        write(tmp_path, record)
+      except ValueError as error:
+        told.append(str(error))
+    return record(k)
+
+  write(tmp_path, make)
+  assert told == [
+    f"{tmp_path}: another build is writing this set; wait for it, and give "
+    "the command again"
+  ]
+  assert len(open_set(tmp_path, "all")) == 21
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_left(
+  tmp_path: pathlib.Path,
+) -> None:
+  text = (
+    f"import sys; sys.path[:0] = {[os.path.dirname(__file__), *sys.path]!r}\n"
+    "import resource, signal\n"
+    "import test_store\n"
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+    "big = lambda k: {**test_store.record(k), 'video': bytes(40_000)}\n"
+    "try:\n"
+    f"  test_store.write({str(tmp_path)!r}, big)\n"
+    "except OSError as error:\n"
+    "  print(error)\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", text], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  (line,) = done.stdout.splitlines()
+  assert line.startswith(f"{tmp_path}/my_set-videos.array_record-00000-of-")
+  assert not list(tmp_path.glob(".*"))
+  write(tmp_path)  # there is room again
+  assert len(open_set(tmp_path, "all")) == 21
+
+
+def test_two_records_of_one_id_are_an_error(tmp_path: pathlib.Path) -> None:
+  def make(k: int) -> store.Record:
+    return {**record(k), "id": "same" if k in (4, 17) else str(k)}
+
+  with pytest.raises(ValueError, match="id='same': two records have it"):
+    write(tmp_path, make)
+
+
+def test_a_set_without_its_report_is_not_finished(
+  tmp_path: pathlib.Path,
+) -> None:
+  write(tmp_path)
+  (tmp_path / "report.json").unlink()
+  write(tmp_path)
+  assert (tmp_path / "report.json").exists()

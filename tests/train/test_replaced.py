@@ -93,6 +93,10 @@ def test_a_resumed_run_replaces_by_the_same(tmp_path: pathlib.Path) -> None:
   record["train"]["steps"] = 4
   (tmp_path / "halted" / "config.json").write_text(json.dumps(record))
   train(config(), tmp_path / "halted")
+  said = [lines(tmp_path / run, "replaced") for run in ("whole", "halted")]
+  assert [line["problem"] for line in said[0]] == [
+    line["problem"] for line in said[1]
+  ]
   one, two = (
     [
       {name: line[name] for name in ("step", "loss", "accuracy", "replaced")}
@@ -137,10 +141,17 @@ def test_an_evaluation_counts_them_as_missed(tmp_path: pathlib.Path) -> None:
 def test_an_evaluation_of_which_too_much_is_missing_stops_the_run(
   tmp_path: pathlib.Path,
 ) -> None:
+  strict = config(
+    data={"train_split": "test", "eval_split": "bad"},
+    input={"max_replaced": 0.0},
+  )
   with pytest.raises(TooManyUnreadableError, match="1 of 4 videos of the eval"):
-    train(
-      config(data={"eval_split": "bad"}, input={"max_replaced": 0.2}), tmp_path
-    )
+    train(strict, tmp_path)
+  # What was trained is not lost with it.
+  (line,) = lines(tmp_path, "eval")
+  assert line["step"] == 2
+  assert line["unreadable"] == 1
+  assert (tmp_path / "checkpoints" / "2").is_dir()
 
 
 class Heard:
@@ -188,5 +199,8 @@ def test_a_limit_of_zero_stops_at_the_first() -> None:
 
 def test_the_share_of_an_evaluation() -> None:
   check_evaluation(("a",), 100, 0.01)
+  check_evaluation(("a",), 4, 0.01)  # one may always be
+  with pytest.raises(TooManyUnreadableError, match="1 of 4 videos.*first: a"):
+    check_evaluation(("a",), 4, 0.0)
   with pytest.raises(TooManyUnreadableError, match="2 of 100 videos.*first: a"):
     check_evaluation(("a", "b"), 100, 0.01)

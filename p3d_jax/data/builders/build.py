@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -90,6 +91,12 @@ def build_dataset(
   if not root.is_dir():
     raise ValueError(f"source={os.fspath(source)!r}: must be a folder")
   layout = dataset.layout(root, **values)
+  ids = collections.Counter(entry.id for entry in layout.entries)
+  if len(ids) < len(layout.entries):
+    raise ValueError(
+      f"source={os.fspath(source)!r}: two records would have the id "
+      f"{ids.most_common(1)[0][0]!r}"
+    )
   entries, excluded = _without(layout.entries, exclude)
   if not entries:
     raise ValueError(f"source={os.fspath(source)!r}: no video is left")
@@ -214,7 +221,7 @@ def _record(
     )
   except VideoError as error:
     # Reports name the video as the lists do, from the source on.
-    raise VideoError(str(error).removeprefix(f"{path}: ")) from error
+    raise type(error)(str(error).removeprefix(f"{path}: ")) from error
   video = made["video"]
   segments = entry.segments
   return {
