@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import absl.logging
 
@@ -63,9 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 130
 
 
+class _Parser(argparse.ArgumentParser):
+  """Tells a mistake in one line, without the usage; so do its verbs."""
+
+  def error(self, message: str) -> NoReturn:
+    """Ends the process with status 2."""
+    self.exit(2, f"{self.prog}: {message}\n")
+
+
 def parser() -> argparse.ArgumentParser:
   """Makes the parser of all verbs."""
-  top = argparse.ArgumentParser(
+  top = _Parser(
     prog="p3d", description="Pseudo-3D networks for video.", allow_abbrev=False
   )
   top.add_argument(

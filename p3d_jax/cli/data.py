@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import textwrap
@@ -287,6 +288,7 @@ def _show(args: argparse.Namespace) -> int:
   from p3d_jax.train import config_file
   from p3d_jax.visualize.contact_sheet import contact_sheet
 
+  videos = open_set(args.set, args.split)
   config = config_file.load(args.config) if args.config else configs.default()
   if args.checkpoint:
     record = model.read_record(model.find(args.checkpoint, "last"))
@@ -294,8 +296,12 @@ def _show(args: argparse.Namespace) -> int:
   else:
     preprocessing = configs.preprocessing(config)
     augment = configs.augmentation(config)
+    if videos.channels == "flow" and not args.config:
+      preprocessing = dataclasses.replace(
+        preprocessing, channels="flow", mean=(128.0, 128.0), std=(1.0, 1.0)
+      )
   file = contact_sheet(
-    open_set(args.set, args.split),
+    videos,
     preprocessing,
     augment,
     out=args.out,

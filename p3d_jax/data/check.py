@@ -14,13 +14,14 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
-from p3d_jax.data.builders.layout import videos_under
+from p3d_jax.data.builders.layout import read_tree
 from p3d_jax.data.decode import VideoError
 from p3d_jax.data.exclude import HEAD, exclude_text, quoted
 from p3d_jax.data.guard import (
@@ -38,6 +39,9 @@ from p3d_jax.progress import Bar
 # an earlier check are not taken up.
 FORMAT = 1
 INSPECT = "p3d_jax.data.inspect_video:inspect"
+# What browsers and yt-dlp call a download, or what they know of it, until it is
+# finished; yt-dlp keeps its pieces as "film.mp4.part-Frag7".
+UNFINISHED = re.compile(r"\.(part|part-Frag\d+|crdownload|ytdl)", re.IGNORECASE)
 # Videos from one line of progress to the next, where there is no terminal.
 LINE_EVERY = 200
 # Rates and sizes that a report shows; it counts the others.
@@ -142,9 +146,10 @@ def check(
   nothing wrong.
 
   Args:
-    source: folder, searched with its subfolders; or the folder of a built set.
+    source: folder, searched with its subfolders; or the folder of a built set,
+      or one above it that holds no other, and no videos.
     out: file for the names of what cannot be used, as `p3d data build
-      --exclude` takes it. What was found of each video is kept beside it, in
+      --exclude` takes it; without unfinished downloads, which no build takes. What was found of each video is kept beside it, in
       "<out>.jsonl", and a later check with the same `out` decodes only what is
       new or has changed. None: nothing is kept.
     workers: processes that decode; None: one for each core.
@@ -177,7 +182,8 @@ def check(
     look = functools.partial(_look, guards, inspect, kept)
     found = _run(items, look, kept, workers, guards, bar)
   videos = tuple(_sorted_in(*pair, min_frames) for pair in found)
-  statuses = {*UNUSABLE, *also}
+  # A build takes no file of such a name: there is nothing to leave out.
+  statuses = {*UNUSABLE, *also} - {"unfinished"}
   listed = [v for v in videos if v.status in statuses]
   if kept.out is not None:
     rows = [(v.status, v.name, v.why) for v in listed]
@@ -192,24 +198,38 @@ class _Item:
   Attributes:
     name: path from the source folder on, or the record's id.
     read: returns what `inspect` takes, and a key that changes with it.
+    unfinished: whether it is a download that was not finished, which is not
+      decoded.
   """
 
   name: str
   read: Callable[[], tuple[bytes | str, list[int]]]
+  unfinished: bool = False
 
 
 def _items(source: epath.Path) -> list[_Item]:
   """Lists what is in a folder of videos, or in a built set."""
   if (source / "dataset_info.json").exists():
     return list(_records(source))
-  names = videos_under(source)
-  if not names:
+  tree = read_tree(source)
+  # As `open_set` finds a set from above, finished or not.
+  marks = {"dataset_info.json", "building"}
+  if not tree.videos and any(
+    marks & {*name.split("/")} for name in tree.others
+  ):
+    return list(_records(source))
+  unfinished = {
+    name
+    for name in tree.others
+    if UNFINISHED.fullmatch(os.path.splitext(name)[1])
+  }
+  if not tree.videos and not unfinished:
     raise ValueError(
-      f"source={os.fspath(source)!r}: no video is there; of a built set, give "
-      "the folder that holds dataset_info.json"
+      f"source={os.fspath(source)!r}: no video is there, and no built set"
     )
   return [
-    _Item(name, functools.partial(_file, source / name)) for name in names
+    _Item(name, functools.partial(_file, source / name), name in unfinished)
+    for name in sorted({*tree.videos, *unfinished})
   ]
 
 
@@ -231,14 +251,9 @@ def _records(folder: epath.Path) -> Iterator[_Item]:
   # Only here: to look through a folder, nothing of TFDS is needed.
   from p3d_jax.data.sets import open_set
 
-  splits = ["all"]
-  if not (folder / "ids.json").exists():
-    info = json.loads((folder / "dataset_info.json").read_text())
-    splits = [split["name"] for split in info["splits"]]
-  for split in splits:
-    videos = open_set(folder, split)
-    for index, name in enumerate(videos.ids()):
-      yield _Item(name, functools.partial(_record, videos, index))
+  videos = open_set(folder, "all")
+  for index, name in enumerate(videos.ids()):
+    yield _Item(name, functools.partial(_record, videos, index))
 
 
 def _record(videos: Any, index: int) -> tuple[bytes, list[int]]:
@@ -253,6 +268,9 @@ def _look(
   video, key = item.read()
   if (known := kept.known(item.name, key)) is not None:
     return known, False
+  if item.unfinished:
+    found = _undecoded("unfinished", UNUSABLE["unfinished"])
+    return {"name": item.name, "key": key, **found}, True
   try:
     with guards.borrow() as guard:
       try:
@@ -268,13 +286,17 @@ def _look(
 
 def _failed(error: VideoError, timeout: float | None) -> Found:
   """Says what became of a video that `inspect` did not return from."""
-  found: Found = {"fault": "broken", "why": str(error), "odd": ""}
   if isinstance(error, CrashError):
-    found["fault"] = "crashes"
-  elif isinstance(error, HangError):
-    why = f"no progress in {timeout:g} seconds"
-    found |= {"fault": "hangs", "why": why, "timeout": timeout}
-  return found | dict.fromkeys(_MEASURES, 0)
+    return _undecoded("crashes", str(error))
+  if isinstance(error, HangError):
+    found = _undecoded("hangs", f"no progress in {timeout:g} seconds")
+    return {**found, "timeout": timeout}
+  return _undecoded("broken", str(error))
+
+
+def _undecoded(fault: str, why: str) -> Found:
+  """Says as much of a video of which nothing was measured."""
+  return {"fault": fault, "why": why, "odd": "", **dict.fromkeys(_MEASURES, 0)}
 
 
 def _inspected(guard: Guard, inspect: str, video: bytes | str) -> Found:

@@ -162,28 +162,38 @@ def flow_of(pixels: np.ndarray, bound: float = BOUND) -> np.ndarray:
   return (np.asarray(pixels, np.float32) - 128) * np.float32(bound / 127)
 
 
-def flow_color(pixels: np.ndarray) -> np.ndarray:
-  """Paints flow to look at: the colour is the direction, the light the length.
+def flow_color(
+  pixels: np.ndarray, bound: float = BOUND, scale: float | None = None
+) -> np.ndarray:
+  """Paints flow to look at: the hue is the direction, full colour the length.
 
   To the right is red, down yellow-green (a quarter turn clockwise on the
   picture), left cyan, up violet; halfway between them stand orange, green,
-  blue and magenta. What stands still is black, and full light is the bound. The
-  light goes with the square root of the length: motion of a pixel or two, of
-  the twenty of the bound, would be as good as black.
+  blue and magenta. What stands still is white, and the colour grows with the
+  length, up to `scale`.
 
   Args:
     pixels: uint8 (..., height, width, 2), x then y.
+    bound: as they were made with.
+    scale: motion, in pixels a frame, from which on the colour is full; None:
+      the bound.
 
   Returns:
     uint8 (..., height, width, 3), RGB.
+
+  Raises:
+    ValueError: `scale` is not > 0.
   """
-  x, y = np.moveaxis(flow_of(pixels, bound=1.0), -1, 0)
+  scale = bound if scale is None else scale
+  if not scale > 0:
+    raise ValueError(f"scale={scale}: must be > 0 pixels a frame")
+  x, y = np.moveaxis(flow_of(pixels, bound), -1, 0)
   turn = np.arctan2(y, x) / (2 * np.pi)  # y points down: clockwise
-  light = np.sqrt(np.minimum(np.hypot(x, y), 1))
+  full = np.minimum(np.hypot(x, y) / scale, 1)
   # The hue as a hexagon: each of red, green, blue is full for two of its sides.
   sixths = (6 * turn[..., None] + np.array([0, 4, 2], np.float32)) % 6
   color = np.clip(np.abs(sixths - 3) - 1, 0, 1)
-  return np.rint(255 * color * light[..., None]).astype(np.uint8)
+  return np.rint(255 * (1 - full[..., None] * (1 - color))).astype(np.uint8)
 
 
 class _FlowSource(Video):

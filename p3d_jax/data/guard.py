@@ -69,8 +69,7 @@ class Guard:
   def __init__(self, timeout: float | None = None) -> None:
     if timeout is not None and not 0 < timeout <= LONGEST:
       raise ValueError(
-        f"timeout={timeout}: must be > 0 and at most {LONGEST:g} seconds, or "
-        "None"
+        f"timeout={timeout}: must be > 0 and at most {LONGEST:g} seconds"
       )
     self.timeout = timeout
     self._closed = False
@@ -115,6 +114,11 @@ class Guard:
     except BaseException:
       self._end()  # an interrupt: what the child would answer is in the way
       raise
+
+  @property
+  def pid(self) -> int | None:
+    """The child's number, or None: there is none now."""
+    return None if self._child is None else self._child.pid
 
   def close(self) -> None:
     """Ends the child at once."""
@@ -218,6 +222,11 @@ class _Child:
       )
     finally:
       theirs.close()
+
+  @property
+  def pid(self) -> int:
+    """Its number."""
+    return self._process.pid
 
   def learn(self, function: str) -> None:
     """Has the child import a function, once; that is no part of a call."""

@@ -225,9 +225,13 @@ def train_example(
   index: int,
   *,
   segments: bool = False,
+  labelled: bool = True,
   call: Callable[..., dict[str, Any]] = _HERE,
 ) -> Batch:
-  """Reads the example at a global index; see `train_batches`."""
+  """Reads the example at a global index; see `train_batches`.
+
+  With `labelled` False a record may be without a label.
+  """
   count = len(videos)
   epoch, position = divmod(index, count)
   at = int(epoch_order(count, seed, epoch)[position])
@@ -242,7 +246,14 @@ def train_example(
     record = videos[at]
     try:
       clip, labels = _train_clip(
-        record, videos, preprocessing, augment, draws, segments, call
+        record,
+        _checked(record, videos, labelled),
+        videos,
+        preprocessing,
+        augment,
+        draws,
+        segments,
+        call,
       )
     except VideoError as error:
       problem = str(error)
@@ -259,6 +270,7 @@ def train_example(
 
 def _train_clip(
   record: dict[str, Any],
+  labels: np.ndarray,
   videos: VideoSet,
   preprocessing: Preprocessing,
   augment: Augment,
@@ -267,7 +279,6 @@ def _train_clip(
   call: Callable[..., dict[str, Any]],
 ) -> tuple[np.ndarray, np.ndarray]:
   """Reads a clip of one video; returns it and its labels."""
-  labels = _checked(record, videos)
   segment_labels = record.get("segment_labels", ())
   of_segments = segments and len(segment_labels) > 0
   try:
@@ -294,9 +305,13 @@ def eval_example(
   clips: int,
   video: int,
   *,
+  labelled: bool = True,
   call: Callable[..., dict[str, Any]] = _HERE,
 ) -> Batch:
-  """Reads the clips of one video; see `eval_batches`."""
+  """Reads the clips of one video; see `eval_batches`.
+
+  With `labelled` False a record may be without a label.
+  """
   channels = len(preprocessing.mean)
   shape = (clips, preprocessing.frames, *preprocessing.crop_size, channels)
   empty: Batch = {
@@ -310,7 +325,7 @@ def eval_example(
   record = videos[video]
   found: Batch = {
     **empty,
-    "labels": _padded(_checked(record, videos), videos.max_labels),
+    "labels": _padded(_checked(record, videos, labelled), videos.max_labels),
     "video": np.asarray(video, np.int32),
   }
   try:
@@ -355,7 +370,9 @@ def _rows(batch: int, host: int, hosts: int) -> int:
   return batch // hosts
 
 
-def _checked(record: dict[str, Any], videos: VideoSet) -> np.ndarray:
+def _checked(
+  record: dict[str, Any], videos: VideoSet, labelled: bool
+) -> np.ndarray:
   """Returns a record's labels.
 
   Raises:
@@ -367,7 +384,7 @@ def _checked(record: dict[str, Any], videos: VideoSet) -> np.ndarray:
       f"record {record['id']!r}: {len(labels)} labels, the set declares "
       f"max_labels={videos.max_labels}"
     )
-  if not len(labels):
+  if labelled and not len(labels):
     raise ValueError(
       f"record {record['id']!r}: it has no label; take a split that has them"
     )

@@ -117,7 +117,7 @@ def check_side(side: int | None) -> None:
   """
   if side is not None and (type(side) is not int or side < 2 or side % 2):
     raise ValueError(
-      f"side={side!r}: must be an even number of pixels, 2 or more, or None"
+      f"side={side!r}: must be an even number of pixels, 2 or more"
     )
 
 

@@ -28,6 +28,7 @@ class VideoSet:
       set's lists of ids.
     label_names: a name for each label.
     channels: "RGB", or "flow" where the videos are optical flow.
+    metadata: all that the set says of itself, as the "bound" of its flow.
     flip_labels: what each label becomes when the video is mirrored left and
       right; None: the set does not say.
     max_labels: of one record.
@@ -61,6 +62,7 @@ class VideoSet:
         f"0..{len(self.label_names) - 1}, for each of the "
         f"{len(self.label_names)} classes"
       )
+    self.metadata = dict(metadata)
     self.max_labels = int(metadata.get("max_labels", 1))
     self.channels = str(metadata.get("channels", "RGB"))
     self._source: Any = None
@@ -241,11 +243,25 @@ def open_set(
       f"directory={os.fspath(directory)!r}: no built set is there"
     )
   if len(found) > 1:
+    newest = sorted(found, key=_written_at, reverse=True)
     raise ValueError(
       f"directory={os.fspath(directory)!r}: {len(found)} sets are there, name "
-      f"one: {', '.join(os.fspath(path) for path in found)}"
+      f"one; the newest first: {', '.join(map(_about, newest))}"
     )
   return VideoSet(found[0], split, ids)
+
+
+def _written_at(folder: epath.Path) -> float:
+  return float((folder / "dataset_info.json").stat().mtime)
+
+
+def _about(folder: epath.Path) -> str:
+  """Returns the path of a set with its size, to tell it from others."""
+  info = json.loads((folder / "dataset_info.json").read_text())
+  records = sum(
+    int(count) for split in info["splits"] for count in split["shardLengths"]
+  )
+  return f"{os.fspath(folder)} ({records} records)"
 
 
 def _plain(record: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 # What makes a video unusable -> what it means.
 UNUSABLE = {
+  "unfinished": "a download that was not finished",
   "empty": "0 bytes",
   "unreadable": "the system does not let it be read",
   "not a video": "no format that FFmpeg opens",

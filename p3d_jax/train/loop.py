@@ -128,6 +128,10 @@ def prepare(
   eval_videos = open_set(data, config.data.eval_split)
   for videos in (train_videos, eval_videos):
     pipeline.check_channels(videos, config.preprocessing.channels)
+    if not videos.label_names:
+      raise ValueError(
+        f"config.data.dir is {config.data.dir}: the set has no labels to learn"
+      )
   start = init.begin(config, directory, train_videos.label_names)
   config = start.config
   logs.check_config(directory, config)

@@ -149,9 +149,22 @@ def test_what_is_excluded_is_counted_and_not_missing(
   assert built.report["excluded"] == [f"traps/{name}" for name in BROKEN]
   assert built.report["broken"] == []
   assert built.report["records"] == len(SOUND) + 1
-  exclude.write_text("broken\tno/such.mp4\n")
-  with pytest.raises(ValueError, match="exclude=.*none of its 1 names"):
-    run(source, tmp_path / "out", exclude=exclude)
+  # A name that is no listed video is told, and is no error: check lists extra
+  # ones too, and people delete what it lists.
+  exclude.write_text(
+    exclude.read_text() + "broken\tno/such.mp4\nempty\tstray.mp4\n"
+  )
+  again = run(source, tmp_path / "out", exclude=exclude)
+  assert again.folder == built.folder
+  exclude.write_text("traps/plain.mp4\nno/such.mp4\n")
+  other = run(
+    source, tmp_path / "out", exclude=exclude, max_missing=len(BROKEN)
+  )
+  assert other.report["excluded"] == ["traps/plain.mp4"]
+  assert (
+    "names of --exclude that are no listed video: 1, such as no/such.mp4"
+    in other.report["notes"]
+  )
 
 
 def test_the_set_is_keyed_by_its_source(
@@ -319,7 +332,7 @@ def test_broken_ones_count_with_the_missing(tmp_path: pathlib.Path) -> None:
     ({"timeout": 0.0}, "timeout=0.0"),
     ({"options": {"colour": 1}}, "listed has no option 'colour'; it has shift"),
     ({"options": {"shift": 7}}, "shift=7: must be one of 0, 1, 2"),
-    ({"exclude": "/no/such/file"}, "/no/such/file"),
+    ({"exclude": "/no/such/file"}, "exclude='/no/such/file'"),
   ],
   ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

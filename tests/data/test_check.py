@@ -354,6 +354,57 @@ def test_a_built_set(built: Any, tmp_path: pathlib.Path) -> None:
   assert again.counts() == {"ok": 40}
 
 
+def test_a_set_is_found_from_above(
+  built: Any, tmp_path: pathlib.Path, many: dict[str, Any]
+) -> None:
+  above = pathlib.Path(built).parents[2]  # of name / config / version
+  report = check(above, progress=False)
+  assert report.counts() == {"too short": 40}
+  # With a video beside it, the folder is one of videos.
+  (tmp_path / "sets").symlink_to(above)
+  (tmp_path / "a.mp4").write_bytes(many["good.mp4"][0])
+  (only,) = check(tmp_path, progress=False).videos
+  assert (only.name, only.status) == ("a.mp4", "ok")
+  # Of two sets none is taken.
+  (tmp_path / "a.mp4").rename(tmp_path / "a.txt")
+  (tmp_path / "more").symlink_to(above)
+  with pytest.raises(ValueError, match="2 sets are there, name one"):
+    check(tmp_path, progress=False)
+
+
+def test_unfinished_downloads(
+  three: pathlib.Path, tmp_path: pathlib.Path, many: dict[str, Any]
+) -> None:
+  names = [
+    "d.mp4.part", "d.mp4.part-Frag7", "d.mp4.ytdl", "deep/e.CRDOWNLOAD",
+  ]  # fmt: skip
+  (three / "deep").mkdir()
+  for name in names:
+    # A whole video: it is its name that counts, and nothing is decoded.
+    (three / name).write_bytes(many["good.mp4"][0])
+  (three / "f.part1.rar").write_bytes(b"of another kind")
+  out = tmp_path / "bad.txt"
+  report = check(three, out=out, progress=False)
+  assert report.counts() == {"unfinished": 4, "ok": 3}
+  assert report.unusable == 4
+  assert "unfinished: d.mp4.part: a download that was not finished" in (
+    report.lines()
+  )
+  found = [v.name for v in report.videos if v.status == "unfinished"]
+  assert found == sorted(names)
+  # No build takes them, so they need not be left out; they may be.
+  assert (report.listed, read_excluded(out)) == (0, set())
+  with out.open("a") as file:
+    file.write("unfinished\td.mp4.part\n")
+  assert read_excluded(out) == {"d.mp4.part"}
+  again = check(three, out=out, progress=False, inspect="inspect_fakes:refuse")
+  assert again.videos == report.videos
+  assert again.taken == 7
+  for name in ("a.mp4", "b.mp4", "c.mp4"):
+    (three / name).unlink()
+  assert check(three, progress=False).counts() == {"unfinished": 4}
+
+
 def test_progress_counts_the_bad(
   folder: pathlib.Path,
   report: Any,

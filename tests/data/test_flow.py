@@ -396,14 +396,14 @@ def test_grey_full_range_by_others_is_read() -> None:
 
 def test_flow_color_by_hand() -> None:
   # To the right, left, down and up at the bound; still; right at a quarter of
-  # it, of which the root is a half; and beyond the bound, down to the right.
+  # it; and beyond the bound, down to the right.
   pixels = [
     ((255, 128), (255, 0, 0)),
     ((1, 128), (0, 255, 255)),
     ((128, 255), (128, 255, 0)),
     ((128, 1), (128, 0, 255)),
-    ((128, 128), (0, 0, 0)),
-    ((160, 128), (128, 0, 0)),
+    ((128, 128), (255, 255, 255)),
+    ((160, 128), (255, 191, 191)),  # 32 / 127 of 255 is 64 less
     ((255, 255), (255, 191, 0)),
   ]
   flow = np.array([pixel for pixel, _ in pixels], np.uint8)
@@ -413,6 +413,19 @@ def test_flow_color_by_hand() -> None:
   np.testing.assert_allclose(
     colors[0, 0].astype(int), [color for _, color in pixels], atol=1
   )
+
+
+def test_flow_color_is_full_at_the_scale() -> None:
+  # Bound 8 pixels a frame: these are 2, 1, 4 to the right and 1 up.
+  motion = np.array([(2, 0), (1, 0), (4, 0), (0, -1)])
+  colors = flow_color(pixels_of(motion, 8), bound=8, scale=2)
+  np.testing.assert_allclose(
+    colors.astype(int),
+    [(255, 0, 0), (255, 128, 128), (255, 0, 0), (191, 128, 255)],
+    atol=1.5,  # a level is 8 / 127 pixels, and half of it 4 of 255
+  )
+  with pytest.raises(ValueError, match="scale=0: must be > 0 pixels"):
+    flow_color(pixels_of(motion, 8), bound=8, scale=0)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from etils import epath
 
-from p3d_jax.data.sets import VideoSet, open_set
+from p3d_jax.data.sets import VideoSet, _listed, open_set
 
 KINDS = {
   "video": bytes,
@@ -90,3 +91,27 @@ def test_errors(built: Any, tmp_path: pathlib.Path) -> None:
     open_set(tmp_path, "train")
   with pytest.raises(ValueError, match="split='validation'.*test, train"):
     open_set(built, "validation")
+
+
+def test_slices_of_lists(tmp_path: pathlib.Path) -> None:
+  ids = [f"v{k}" for k in range(20)]
+  (tmp_path / "lists").mkdir()
+  for name, content in (("ids", ids), ("lists/odd", ids[1::2])):
+    (tmp_path / f"{name}.json").write_text(json.dumps(content))
+
+  def found(split: str) -> list[int]:
+    return _listed(epath.Path(tmp_path), split).tolist()
+
+  assert found("all") == list(range(20))
+  assert found("odd[2:4]") == [5, 7]
+  assert found("odd[-2:]+all[:1]") == [17, 19, 0]
+  assert found("all[:10%]") == [0, 1]
+  assert found("all[90%:]") == [18, 19]
+  assert found("all[-10%:]") == [18, 19]
+  assert found("all[-1%:]") == []  # a hundredth of 20 is none, and not all
+  assert found("all[5:2]") == []
+  with pytest.raises(ValueError, match="200% must be within"):
+    found("all[:200%]")
+  for split in ("even", "all[1:2:3]", "all[a:]", "../ids", "", "all,odd"):
+    with pytest.raises(ValueError, match="split=.* has all, odd; a part"):
+      found(split)

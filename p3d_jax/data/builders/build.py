@@ -90,6 +90,9 @@ def build_dataset(
   root = epath.Path(source).expanduser()
   if not root.is_dir():
     raise ValueError(f"source={os.fspath(source)!r}: must be a folder")
+  sets = epath.Path(out).expanduser()
+  if sets.exists() and not sets.is_dir():
+    raise ValueError(f"out={os.fspath(out)!r}: must be a folder, not a file")
   layout = dataset.layout(root, **values)
   ids = collections.Counter(entry.id for entry in layout.entries)
   if len(ids) < len(layout.entries):
@@ -97,15 +100,16 @@ def build_dataset(
       f"source={os.fspath(source)!r}: two records would have the id "
       f"{ids.most_common(1)[0][0]!r}"
     )
-  entries, excluded = _without(layout.entries, exclude)
+  entries, excluded, notes = _without(layout.entries, exclude)
   if not entries:
     raise ValueError(f"source={os.fspath(source)!r}: no video is left")
   _check_missing(layout, max_missing)
   key = _key(dataset, root, layout, entries, values, side)
-  folder = epath.Path(out).expanduser() / dataset.name / key / store.VERSION
+  folder = sets / dataset.name / key / store.VERSION
 
   def report(written: Written) -> dict[str, Any]:
-    return _report(dataset, root, layout, excluded, written, side)
+    told = _report(dataset, root, layout, excluded, written, side)
+    return {**told, "notes": [*told["notes"], *notes]}
 
   with guards:
 
@@ -129,8 +133,8 @@ def build_dataset(
     except TooManyBrokenError as error:
       raise TooManyBrokenError(
         f"{error}. Missing besides: {len(layout.missing)}; --max-missing is "
-        f"{max_missing}. Leave them out with --exclude (`p3d data check` "
-        "writes the file), or allow so many; what is built stays"
+        f"{max_missing}. A larger one takes what is built; --exclude (`p3d "
+        "data check` writes its file) makes another set, from the start"
       ) from None
   text = (folder / "report.json").read_text()
   return Built(folder, json.loads(text))
@@ -185,19 +189,25 @@ def _options(dataset: Dataset, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without(
   entries: tuple[Entry, ...], exclude: epath.PathLike | None
-) -> tuple[tuple[Entry, ...], list[str]]:
-  """Leaves out what the user's list names; returns the rest, and the others."""
+) -> tuple[tuple[Entry, ...], list[str], list[str]]:
+  """Leaves out what the user's list names.
+
+  Returns:
+    The rest, the paths left out, and notes. That a name is no listed video is
+    no error: it may be an extra one, or one that was deleted meanwhile.
+  """
   if exclude is None:
-    return entries, []
+    return entries, [], []
   names = read_excluded(exclude)
   kept = tuple(entry for entry in entries if entry.path not in names)
   excluded = {entry.path for entry in entries if entry.path in names}
-  if names and not excluded:
-    raise ValueError(
-      f"exclude={os.fspath(exclude)!r}: none of its {len(names)} names is a "
-      "video of the source; they are paths from the source folder on"
-    )
-  return kept, sorted(excluded)
+  others = sorted(names - excluded)
+  notes = [
+    f"names of --exclude that are no listed video: {len(others)}, such as "
+    f"{name}"
+    for name in others[:1]
+  ]
+  return kept, sorted(excluded), notes
 
 
 def _check_missing(layout: Layout, max_missing: int) -> None:
