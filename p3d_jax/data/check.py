@@ -149,9 +149,10 @@ def check(
     source: folder, searched with its subfolders; or the folder of a built set,
       or one above it that holds no other, and no videos.
     out: file for the names of what cannot be used, as `p3d data build
-      --exclude` takes it; without unfinished downloads, which no build takes. What was found of each video is kept beside it, in
-      "<out>.jsonl", and a later check with the same `out` decodes only what is
-      new or has changed. None: nothing is kept.
+      --exclude` takes it; without unfinished downloads, which no build takes.
+      What was found of each video is kept beside it, in "<out>.jsonl", and a
+      later check with the same `out` decodes only what is new or has changed.
+      None: nothing is kept.
     workers: processes that decode; None: one for each core.
     timeout: seconds without progress after which decoding is killed. A long
       video may take longer, as long as its frames come.

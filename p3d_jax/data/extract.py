@@ -18,7 +18,9 @@ from p3d_jax.files import write_aside
 _LONGEST = 200
 # Taken first where a format has many.
 _USUAL = ("mp4", "mkv", "avi")
-# Formats whose suffixes FFmpeg does not say -> the usual one.
+# Suffixes that FFmpeg does not say: those of a format that has this one too,
+# and the usual one of a format of which it says none.
+_ALSO = {"mp4": "m4v", "ogg": "ogv"}
 _UNSAID = {"mpeg": "mpg", "mpegts": "ts", "asf": "wmv"}
 
 
@@ -65,7 +67,6 @@ def _safe(name: str) -> str:
     c
     if c in "+-._"
     or unicodedata.category(c)[0] in "LMN"
-    # A symbol that is neither of mathematics, nor money, nor a sign of its own.
     or unicodedata.category(c) == "So"
     else "_"
     for c in name
@@ -80,8 +81,10 @@ def _cut(name: str, size: int) -> str:
 def _split(name: str, video: bytes) -> tuple[str, str]:
   """Returns the stem of an id, and the suffix for its video."""
   with av.open(io.BytesIO(video)) as container:
-    known = {f".{suffix}" for suffix in container.format.extensions}
+    said = container.format.extensions
     unsaid = _UNSAID.get(container.format.name, "video")
+  known = {f".{suffix}" for suffix in said}
+  known |= {f".{_ALSO[suffix]}" for suffix in said if suffix in _ALSO}
   stem, own = os.path.splitext(name)
   # A video that was encoded again is no longer what its name says.
   if own.lower() in SUFFIXES and (own.lower() in known or not known):

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from p3d_jax.data.decode import VideoError
+from p3d_jax.data.shared import Shared
 
 # Seconds that a child has for its imports; a network file system needs many.
 START_TIMEOUT = 300.0
@@ -205,16 +206,17 @@ class _Child:
   def __init__(self) -> None:
     ours, theirs = socket.socketpair()
     self._socket = ours
+    self._shared = Shared()
     self._knows: set[str] = set()
     self._killed = False
     # What the child prints is read only if it does not start or crashes.
     self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - kill() ends it
-    number = str(theirs.fileno())
+    fds = theirs.fileno(), self._shared.fd
     try:
       self._process = subprocess.Popen(
         # -P: what lies in the current folder is no module of ours.
-        [sys.executable, "-P", "-m", "p3d_jax.data.guard", number],
-        pass_fds=(theirs.fileno(),),
+        [sys.executable, "-P", "-m", "p3d_jax.data.guard", *map(str, fds)],
+        pass_fds=fds,
         stdin=subprocess.DEVNULL,
         stdout=self._printed,
         stderr=self._printed,
@@ -238,12 +240,8 @@ class _Child:
     """Sends a request and waits for the answer."""
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
-      content = pickle.dumps((request, timeout), protocol=5)
-      _send(self._socket, [content], deadline)
-      header = json.loads(bytes(_receive(self._socket, deadline)))
-      parts = [
-        _receive(self._socket, deadline) for _ in header.get("parts", ())
-      ]
+      _send(self._socket, _packed(request, timeout, self._shared), deadline)
+      header = json.loads(_receive(self._socket, deadline))
     except TimeoutError:
       if request[1] is None:
         raise StartError(
@@ -260,7 +258,7 @@ class _Child:
       raise GuardError(header["bug"])
     if "error" in header:
       raise VideoError(header["error"])
-    return _decoded(header, parts)
+    return _decoded(header, self._shared)
 
   def _ended(self, request: Any) -> Exception:
     """Says how the process ended."""
@@ -283,12 +281,15 @@ class _Child:
 
   def kill(self) -> None:
     """Ends the process at once; a thread that waits for it is told."""
+    if self._killed:
+      return
     self._killed = True
     with contextlib.suppress(OSError):
       self._socket.shutdown(socket.SHUT_RDWR)
     self._process.kill()
     self._process.wait()
     self._socket.close()
+    self._shared.close()
     self._printed.close()
 
 
@@ -302,34 +303,45 @@ def _environment() -> dict[str, str]:
   }
 
 
-def _send(to: socket.socket, parts: list[Any], deadline: float | None) -> None:
-  for part in parts:
-    view = memoryview(part).cast("B")
-    _limit(to, deadline)
-    to.sendall(struct.pack("<Q", view.nbytes))
-    _limit(to, deadline)
-    to.sendall(view)
+def _packed(request: Any, timeout: float | None, shared: Shared) -> bytes:
+  """Pickles a request but for its bytes, which are laid into the memory."""
+  function, args, kwargs = request
+  if args is not None:
+    args = [pickle.PickleBuffer(a) if isinstance(a, bytes) else a for a in args]
+  videos: list[Any] = []
+  content = pickle.dumps(
+    (function, args, kwargs), protocol=5, buffer_callback=videos.append
+  )
+  return pickle.dumps((content, timeout, shared.lay(videos)))
 
 
-def _receive(source: socket.socket, deadline: float | None) -> memoryview:
+def _unpacked(message: bytes, shared: Shared) -> tuple[Any, float | None]:
+  """Returns a request of the parent, which is ourselves, and its time-out."""
+  content, timeout, sizes = pickle.loads(message)
+  videos = [view.tobytes() for view in shared.views(sizes)]
+  return pickle.loads(content, buffers=videos), timeout
+
+
+def _send(to: socket.socket, message: bytes, deadline: float | None) -> None:
+  _limit(to, deadline)
+  to.sendall(struct.pack("<Q", len(message)) + message)
+
+
+def _receive(source: socket.socket, deadline: float | None) -> bytes:
   (size,) = struct.unpack("<Q", _exactly(source, 8, deadline))
   return _exactly(source, size, deadline)
 
 
-def _exactly(
-  source: socket.socket, size: int, deadline: float | None
-) -> memoryview:
+def _exactly(source: socket.socket, size: int, deadline: float | None) -> bytes:
   """Receives so many bytes."""
-  # Not a bytearray, which would be filled with zeros first.
-  view = np.empty(size, np.uint8).data
-  at = 0
-  while at < size:
+  content = b""
+  while len(content) < size:
     _limit(source, deadline)
-    count = source.recv_into(view[at:])
-    if not count:
+    more = source.recv(size - len(content))
+    if not more:
       raise ConnectionError("the other side has ended")
-    at += count
-  return view
+    content += more
+  return content
 
 
 def _limit(of: socket.socket, deadline: float | None) -> None:
@@ -343,8 +355,8 @@ def _limit(of: socket.socket, deadline: float | None) -> None:
   of.settimeout(left)
 
 
-def _encoded(result: dict[str, Any]) -> list[Any]:
-  """Returns JSON of what JSON can hold, then the arrays and bytes."""
+def _encoded(result: dict[str, Any], shared: Shared) -> dict[str, Any]:
+  """Returns what JSON can hold; arrays and bytes are laid into the memory."""
   values: dict[str, Any] = {}
   described: list[Any] = []
   parts: list[Any] = []
@@ -360,37 +372,36 @@ def _encoded(result: dict[str, Any]) -> list[Any]:
       parts.append(value)
     else:
       values[name] = value
-  header = json.dumps({"values": values, "parts": described})
-  return [header.encode(), *parts]
+  return {"values": values, "parts": described, "sizes": shared.lay(parts)}
 
 
-def _decoded(header: dict[str, Any], parts: list[memoryview]) -> dict[str, Any]:
+def _decoded(header: dict[str, Any], shared: Shared) -> dict[str, Any]:
   result = dict(header["values"])
-  for (name, dtype, shape), part in zip(header["parts"], parts, strict=True):
+  views = shared.views(header["sizes"])
+  for (name, dtype, shape), view in zip(header["parts"], views, strict=True):
     if dtype is None:
-      result[name] = bytes(part)
+      result[name] = view.tobytes()
     else:
       assert np.dtype(dtype).kind in _KINDS
-      result[name] = np.frombuffer(part, dtype).reshape(shape)
+      result[name] = view.copy().view(dtype).reshape(shape)
   return result
 
 
-def _answer(request: Any) -> list[Any]:
-  """Does what the parent asks; returns the parts of the answer."""
+def _answer(request: Any, shared: Shared) -> str:
+  """Does what the parent asks; returns the answer as JSON."""
   function, args, kwargs = request
   try:
     module, name = function.split(":")
     called = getattr(importlib.import_module(module), name)
-    if args is None:
-      return _encoded({})
-    return _encoded(called(*args, **kwargs))
+    result = {} if args is None else called(*args, **kwargs)
+    return json.dumps(_encoded(result, shared))
   except ValueError as error:
-    return [json.dumps({"error": " ".join(str(error).split())}).encode()]
+    return json.dumps({"error": " ".join(str(error).split())})
   except Exception:
-    return [json.dumps({"bug": traceback.format_exc()}).encode()]
+    return json.dumps({"bug": traceback.format_exc()})
 
 
-def _serve(channel: socket.socket) -> None:
+def _serve(channel: socket.socket, shared: Shared) -> None:
   """The child: answers until the parent is gone."""
   # Ctrl-C goes to all processes of a terminal; the parent decides.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -398,21 +409,19 @@ def _serve(channel: socket.socket) -> None:
   signal.signal(signal.SIGALRM, signal.SIG_DFL)
   while True:
     try:
-      content = _receive(channel, None)
+      request, timeout = _unpacked(_receive(channel, None), shared)
     except ConnectionError:
       return
-    # From the parent, which is ourselves.
-    request, timeout = pickle.loads(content)
-    del content
     if timeout is not None:
       signal.setitimer(signal.ITIMER_REAL, 2 * timeout + 5)
-    answer = _answer(request)
+    answer = _answer(request, shared)
+    del request  # a video is large, and the next may be as large
     signal.setitimer(signal.ITIMER_REAL, 0)
     try:
-      _send(channel, answer, None)
+      _send(channel, answer.encode(), None)
     except OSError:
       return
 
 
 if __name__ == "__main__":
-  _serve(socket.socket(fileno=int(sys.argv[1])))
+  _serve(socket.socket(fileno=int(sys.argv[1])), Shared(int(sys.argv[2])))

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from p3d_jax.data import example as examples
 from p3d_jax.data.clips import Augment
-from p3d_jax.data.flow import flow_color
+from p3d_jax.data.flow import BOUND, flow_color, flow_of, pixels_of
 from p3d_jax.data.guard import Guard
 from p3d_jax.data.pipeline import check_channels, eval_example, train_example
 from p3d_jax.data.sets import VideoSet
@@ -32,10 +32,16 @@ SMALL = 96
 WIDTH = 800
 # Share of the width that the labels of a clip may take; the id has the rest.
 LABELS = 0.6
+# Lines of text that the wheel of flow's colours takes, with a word above it and
+# one below; and what the words beside it take, pixels.
+WHEEL, BESIDE = 6, 40
+# Pixels a frame that are painted in full colour, at least: less is noise.
+LEAST_MOTION = 0.5
 UNKNOWN = "\u25a1"  # a white square, for what the font does not have
 
 _FONT = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans")
 _BLACK, _GREY, _RED = (20, 20, 20), (110, 110, 110), (190, 0, 0)
+_LINE = (200, 200, 200)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Shown:
     id: of the record.
     replaced: how many videos could not be read before this one was taken.
     problem: why there is no clip to show; "" where there is.
+    scale: of flow, pixels a frame that are painted in full colour; 0: no flow.
   """
 
   clip: np.ndarray
@@ -55,6 +62,7 @@ class Shown:
   id: str
   replaced: int = 0
   problem: str = ""
+  scale: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +73,7 @@ class Grid:
     rows: clips.
     columns: frames of each.
     size: (height, width) of a frame, as the network sees it.
-    lines: of text at the top.
+    lines: of text at the top, or of what stands there.
   """
 
   rows: int
@@ -115,6 +123,7 @@ def contact_sheet(
   without, the middle clip of videos drawn at random, as evaluation crops it.
   Colours are those of the video, also where the network is fed BGR; pixels are
   drawn as they are, or enlarged by a whole number, before scale, mean and std.
+  Optical flow is painted, in each clip up to its own fastest motion.
 
   Args:
     videos: the split.
@@ -149,7 +158,7 @@ def contact_sheet(
   if not file.parent.is_dir():
     raise ValueError(f"out={os.fspath(out)!r}: its folder is not there")
   check_channels(videos, preprocessing.channels)
-  count = min(count, len(videos))
+  asked, count = count, min(count, len(videos))
   with Guard(timeout) as guard:
 
     def call(name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -163,9 +172,40 @@ def contact_sheet(
         videos, preprocessing, augment, count, seed, segments, call
       )
   columns = columns_of(preprocessing.frames, frames)
-  head = header(videos, preprocessing, augment, columns, seed)
-  write_aside(file, _draw(shown, columns, head, videos.label_names))
+  head = header(videos, preprocessing, augment, columns, seed, asked)
+  names = videos.label_names
+  if videos.channels != "flow":
+    write_aside(file, _draw(shown, columns, head, names))
+    return file
+  said = videos.metadata.get("bound")
+  bound = BOUND if said is None else float(said)
+  painted = [_painted(one, bound) for one in shown]
+  write_aside(file, _draw(painted, columns, head, names, legend(said)))
   return file
+
+
+def _painted(shown: Shown, bound: float) -> Shown:
+  """Returns a clip of flow as colours, and how fast the full ones are."""
+  scale = motion_scale(shown.clip, bound)
+  clip = flow_color(shown.clip, bound, scale)
+  return dataclasses.replace(shown, clip=clip, scale=scale)
+
+
+def motion_scale(pixels: np.ndarray, bound: float) -> float:
+  """Returns the motion of a clip that is painted in full colour.
+
+  It is the 99th percentile, to a tenth of a pixel, and at least half a pixel.
+
+  Args:
+    pixels: uint8 (time, height, width, 2).
+    bound: as they were made with.
+
+  Returns:
+    Pixels a frame.
+  """
+  motion = flow_of(pixels, bound)
+  fast = np.percentile(np.hypot(motion[..., 0], motion[..., 1]), 99)
+  return max(round(float(fast), 1), LEAST_MOTION)
 
 
 class _Noted:
@@ -201,7 +241,14 @@ def _trained(
   shown = []
   for index in range(count):
     read = train_example(
-      noted, preprocessing, augment, seed, index, segments=segments, call=call
+      noted,
+      preprocessing,
+      augment,
+      seed,
+      index,
+      segments=segments,
+      labelled=False,
+      call=call,
     )
     labels = read["labels"][read["labels"] >= 0]
     # Where a video could not be read, the last that was tried is shown.
@@ -221,7 +268,9 @@ def _evaluated(
   chosen = np.random.default_rng(seed).permutation(len(videos))[:count]
   shown = []
   for video in chosen:
-    read = eval_example(noted, preprocessing, 1, int(video), call=call)
+    read = eval_example(
+      noted, preprocessing, 1, int(video), labelled=False, call=call
+    )
     labels = read["labels"][read["labels"] >= 0]
     problem = str(read["problem"])
     shown.append(Shown(read["clips"][0], labels, noted.id, problem=problem))
@@ -244,12 +293,18 @@ def header(
   augment: Augment | None,
   columns: Sequence[int] | np.ndarray,
   seed: int,
+  asked: int = 1,
 ) -> list[str]:
-  """Says in lines what is drawn, and what was done to it."""
+  """Says in lines what is drawn, and what was done to it.
+
+  `asked` is the number of clips that were asked for.
+  """
   name = "/".join(os.fspath(videos.directory).split("/")[-3:])
   view = "as in evaluation" if augment is None else "as in training"
+  fewer = f"{len(videos)} of the {asked} asked for: the split has no more"
   return [
     f"{name}, split {videos.split}: {len(videos)} videos; {view}, seed {seed}",
+    *([fewer] if asked > len(videos) else []),
     _in_time(preprocessing, columns),
     _in_space(preprocessing, augment),
     _in_numbers(preprocessing),
@@ -298,16 +353,36 @@ def _in_numbers(p: Preprocessing) -> str:
   mean, std = (
     "(" + ", ".join(f"{x:.4g}" for x in xs) + ")" for xs in (p.mean, p.std)
   )
-  text = f"fed as {p.channels}: (pixel x {p.scale:.4g} - {mean}) / {std}"
-  return text + (", flow painted by direction" if p.channels == "flow" else "")
+  return f"fed as {p.channels}: (pixel x {p.scale:.4g} - {mean}) / {std}"
+
+
+def legend(bound: float | None) -> list[str]:
+  """Says in lines what the colours of flow mean.
+
+  Args:
+    bound: of the set, pixels a frame; None: it does not say.
+  """
+  if bound is None:
+    held = f"the set does not say its bound, {BOUND:g} px is taken for it"
+  else:
+    held = f"the set holds up to {bound:g} px"
+  return [
+    "colour: where to, as on the wheel; white: no motion",
+    f"full colour: the fastest 1 % of the clip, at least {LEAST_MOTION:g} px",
+    f"px: pixels of the set's own frames, from each to the next; {held}",
+  ]
 
 
 def caption(shown: Shown, names: Sequence[str]) -> tuple[str, str]:
   """Returns what stands over a clip on the left, and on the right."""
   left = " + ".join(f"[{label}] {names[label]}" for label in shown.labels)
+  left = left or "no label"
+  right = shown.id
   if shown.replaced:
-    return left, f"in place of {shown.replaced} unreadable: {shown.id}"
-  return left, shown.id
+    right = f"in place of {shown.replaced} unreadable: {right}"
+  if shown.scale and not shown.problem:
+    right = f"full colour = {shown.scale:.1f} px   {right}"
+  return left, right
 
 
 def drawable(text: str) -> str:
@@ -338,20 +413,24 @@ def _draw(
   columns: np.ndarray,
   head: Sequence[str],
   names: Sequence[str],
+  colors: Sequence[str] = (),
 ) -> bytes:
-  """Returns the PNG."""
+  """Returns the PNG; `colors` says of flow what its colours mean."""
   captions = [caption(one, names) for one in shown]
   lines = list(head)
   said = [text for pair in captions for text in pair]
   if any(drawable(text).count(UNKNOWN) > text.count(UNKNOWN) for text in said):
     lines.append(f"{UNKNOWN} stands for a character that the font lacks")
   size = shown[0].clip.shape[1:3]
-  grid = Grid(len(shown), len(columns), (size[0], size[1]), len(lines))
+  high = len(lines) + (WHEEL if colors else 0)
+  grid = Grid(len(shown), len(columns), (size[0], size[1]), high)
   sheet = Image.new("RGB", grid.shape[::-1], (255, 255, 255))
   text = _Text(sheet)
   for k, line in enumerate(lines):
     at, color = MARGIN + k * LINE, _GREY if k else _BLACK
     text.write(at, line, color, bold=not k)
+  if colors:
+    _legend(sheet, text, MARGIN + len(lines) * LINE, colors)
   for row, (one, (left, right)) in enumerate(zip(shown, captions, strict=True)):
     top = grid.caption(row)
     used = text.write(top, left, _BLACK, share=LABELS, bold=True)
@@ -360,7 +439,7 @@ def _draw(
     if one.problem:
       text.write(grid.corner(row, 0)[0], one.problem, _RED)
     else:
-      _paste(sheet, grid, row, one.clip[columns])
+      _paste(sheet, grid, row, one.clip[columns], framed=bool(colors))
   buffer = io.BytesIO()
   sheet.save(buffer, format="png")
   return buffer.getvalue()
@@ -378,6 +457,10 @@ class _Text:
       for file in (f"{_FONT}.ttf", f"{_FONT}-Bold.ttf")
     )
 
+  def center(self, at: tuple[int, int], text: str) -> None:
+    """Writes a word around a point, (left, top) in pixels."""
+    self._pen.text(at, text, _GREY, self._plain, anchor="mm")
+
   def write(
     self,
     top: int,
@@ -387,26 +470,69 @@ class _Text:
     share: float = 1.0,
     bold: bool = False,
     right: bool = False,
+    indent: int = 0,
   ) -> float:
-    """Writes a line, cut to a share of the width.
+    """Writes a line, cut to a share of the width, and to what there is.
 
     Returns:
       The share that it takes, with a margin.
     """
     font = self._bold if bold else self._plain
-    text = fitting(drawable(text), font, share * self._width)
-    at = MARGIN + (self._width if right else 0), top
+    room = min(share * self._width, self._width - indent)
+    text = fitting(drawable(text), font, room)
+    at = MARGIN + (self._width if right else indent), top
     self._pen.text(at, text, color, font, anchor="ra" if right else "la")
     return (font.getlength(text) + MARGIN) / self._width
 
 
 def _paste(
-  sheet: Image.Image, grid: Grid, row: int, frames: np.ndarray
+  sheet: Image.Image,
+  grid: Grid,
+  row: int,
+  frames: np.ndarray,
+  *,
+  framed: bool,
 ) -> None:
-  """Puts the frames of a clip into a row."""
-  if frames.shape[-1] == 2:
-    frames = flow_color(frames)
+  """Puts the frames of a clip into a row, with a line around or without."""
+  pen = ImageDraw.Draw(sheet)
   large = frames.repeat(grid.scale, axis=1).repeat(grid.scale, axis=2)
   for column, picture in enumerate(large):
     top, left = grid.corner(row, column)
+    bottom, right = top + picture.shape[0], left + picture.shape[1]
+    if framed:  # what does not move is as white as the sheet
+      pen.rectangle((left - 1, top - 1, right, bottom), outline=_LINE)
     sheet.paste(Image.fromarray(np.ascontiguousarray(picture)), (left, top))
+
+
+def wheel(side: int) -> np.ndarray:
+  """Paints the motions within a circle, the longest at its edge.
+
+  Args:
+    side: of the picture, pixels.
+
+  Returns:
+    uint8 (side, side, 3), RGB, white around the circle.
+  """
+  steps = (2 * np.arange(side) - side + 1) / side  # from -1 to 1
+  motion = np.stack(np.meshgrid(steps, steps), axis=-1)
+  painted = flow_color(pixels_of(motion, 1), 1)
+  painted[np.hypot(motion[..., 0], motion[..., 1]) > 1] = 255
+  return painted
+
+
+def _legend(
+  sheet: Image.Image, text: _Text, top: int, lines: Sequence[str]
+) -> None:
+  """Draws the wheel, a word on each side of it, and the lines beside it."""
+  side = (WHEEL - 2) * LINE
+  left, above = MARGIN + BESIDE, top + LINE
+  sheet.paste(Image.fromarray(wheel(side)), (left, above))
+  middle = left + side // 2, above + side // 2
+  text.center((middle[0], top + LINE // 2), "up")
+  text.center((middle[0], above + side + LINE // 2), "down")
+  text.center((MARGIN + BESIDE // 2, middle[1]), "left")
+  text.center((left + side + BESIDE // 2, middle[1]), "right")
+  beside = 2 * BESIDE + side + MARGIN
+  for k, line in enumerate(lines):
+    at = middle[1] + (2 * k - len(lines)) * LINE // 2
+    text.write(at, line, _GREY, indent=beside)

@@ -265,7 +265,10 @@ def test_a_matrix_of_another_shape_or_name(tree):
   path = tree / "Views" / "View2.mat"
   for content, message in (
     ({"action_splits_pairs": np.ones((4, 5))}, r"has shape \(4, 5\)"),
-    ({"other": np.ones((4, 5, 10))}, r"must hold whole numbers action_splits"),
+    (
+      {"other": np.ones((4, 5, 10)), "more": 1},
+      r"mat: must hold action_splits_pairs, and holds other, more$",
+    ),
     ({"action_splits_pairs": np.full((1, 5, 10), 1.5)}, "must hold whole num"),
     ({"action_splits_pairs": np.full((1, 5, 10), np.nan)}, "must hold whole"),
   ):

@@ -357,7 +357,7 @@ def test_a_built_set(built: Any, tmp_path: pathlib.Path) -> None:
 def test_a_set_is_found_from_above(
   built: Any, tmp_path: pathlib.Path, many: dict[str, Any]
 ) -> None:
-  above = pathlib.Path(built).parents[2]  # of name / config / version
+  above = pathlib.Path(built).parents[1]  # name / config / version
   report = check(above, progress=False)
   assert report.counts() == {"too short": 40}
   # With a video beside it, the folder is one of videos.

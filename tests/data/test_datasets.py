@@ -19,7 +19,7 @@ import scipy.io
 from lookalikes import broken, uneven, video, write_tree
 
 from p3d_jax.cli import main
-from p3d_jax.data.builders import build
+from p3d_jax.data.builders import build, dynamic_scene, yupenn
 from p3d_jax.data.builders.table import DATASETS
 from p3d_jax.data.sets import open_set
 from p3d_jax.data.store import TooManyBrokenError
@@ -250,7 +250,11 @@ SPORTS1M = Case(
     f"videos/{i}.mp4" for i in ("zero_a_bc_d", "soundonly-1", "cutoff-cut-")
   ],
   extra=[f"z/{A}.avi"],
-  notes=["missing: 1 of train", "the lists: 3; the release has 487"],
+  notes=[
+    "missing: 1 of train",
+    "the lists: 3; the release has 487",
+    "files without a suffix of videos, not looked at: 1 .part",
+  ],
   options={"shorts": 2, "short_seconds": 0.12},
 )
 
@@ -382,8 +386,12 @@ ASLAN = Case(
 )
 
 
-def scenes(first: str, second: str, shown: str, each: int, names: int) -> Case:
+def scenes(
+  first: str, second: str, shown: str, each: int, names: tuple[str, ...]
+) -> Case:
   """YUPENN and Dynamic Scene: `shown` is how people write the second class."""
+  # Half of the classes must be there; these follow the two in any order.
+  others = [name for name in names if name not in (first, second)][:5]
   return Case(
     videos={
       f"avi/{first}/a, b é.avi": video(3, "avi"),
@@ -393,22 +401,29 @@ def scenes(first: str, second: str, shown: str, each: int, names: int) -> Case:
       f"avi/{shown}/color/uneven.mp4": uneven(),
       f"avi/{shown}/sound.mp4": broken("audio"),
       "avi/loose.mp4": video(7),
+      **{f"avi/{name}/1.mp4": video(2) for name in others},
     },
     texts={"avi/readme.txt": "30 videos a class"},
-    records={
-      f"{first}/a, b é": ((first,), 3, f"{first}/a, b é"),
-      f"{first}/one": ((first,), 1, f"{first}/one"),
-      f"{second}/uneven": ((second,), 5, f"{second}/uneven"),
-    },
+    records=dict(
+      sorted(
+        {
+          f"{first}/a, b é": ((first,), 3, f"{first}/a, b é"),
+          f"{first}/one": ((first,), 1, f"{first}/one"),
+          f"{second}/uneven": ((second,), 5, f"{second}/uneven"),
+          **{f"{n}/1": ((n,), 2, f"{n}/1") for n in others},
+        }.items()
+      )
+    ),
     lists={},
-    # Six videos are there, broken ones too.
-    missing=[""] * (names * each - 6),
+    # Eleven videos are there, broken ones too.
+    missing=[""] * (len(names) * each - 11),
     broken=[
       f"avi/{first}/cut.mp4",
       f"avi/{first}/zero.mp4",
       f"avi/{shown}/sound.mp4",
     ],
     extra=["avi/loose.mp4"],
+    notes=["files without a suffix of videos, not looked at: 1 .txt"],
   )
 
 
@@ -458,9 +473,13 @@ CASES = {
   "sports1m": SPORTS1M,
   "activitynet": ACTIVITYNET,
   "aslan": ASLAN,
-  "yupenn": scenes("Beach", "Sky-Clouds", "sky clouds", 30, 14),
+  "yupenn": scenes("Beach", "Sky-Clouds", "sky clouds", 30, yupenn.CLASSES),
   "dynamic_scene": scenes(
-    "Avalanche", "Volcanic Eruption", "volcano_eruption", 10, 13
+    "Avalanche",
+    "Volcanic Eruption",
+    "volcano_eruption",
+    10,
+    dynamic_scene.CLASSES,
   ),
   "folder": FOLDER,
 }
@@ -691,7 +710,7 @@ def test_help_says_what_the_folder_is_to_look_like(
   dataset = DATASETS[name]
   assert dataset.expects in told
   # However it is broken into lines.
-  assert f"The layout: {dataset.known_from}" in " ".join(told.split())
+  assert f"Known from: {dataset.known_from}" in " ".join(told.split())
   for option in dataset.options:
     assert f"--{option.name.replace('_', '-')} " in told
   # Each says where its layout is known from, or what of it is assumed.

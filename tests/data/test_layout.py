@@ -1,3 +1,4 @@
+import inspect
 import os
 import pathlib
 import unicodedata
@@ -6,7 +7,8 @@ import pytest
 from etils import epath
 from lookalikes import write_tree
 
-from p3d_jax.data.builders import layout, lists
+from p3d_jax.data import decode
+from p3d_jax.data.builders import folder, layout, lists
 from p3d_jax.data.builders.table import DATASETS
 
 
@@ -17,6 +19,50 @@ def test_videos_under(tmp_path: pathlib.Path) -> None:
     {"notes.txt": "", "b/list.csv": "", "b/mp4": ""},
   )
   assert layout.videos_under(source) == ["a.webm", "b/a, b.MP4", "b/c/d.avi"]
+
+
+# Suffix -> FFmpeg's name of the container; of some, that is the suffix.
+CONTAINERS = {
+  **{".3g2": "3g2", ".3gp": "3gp", ".asf": "asf", ".avi": "avi"},
+  **{".divx": "avi", ".f4v": "mov", ".flv": "flv", ".gif": "gif"},
+  **{".m2ts": "mpegts", ".m2v": "mpegvideo", ".m4v": "mov", ".mkv": "matroska"},
+  **{".mov": "mov", ".mp4": "mp4", ".mpeg": "mpeg", ".mpg": "mpeg"},
+  **{".mts": "mpegts", ".mxf": "mxf", ".ogg": "ogg", ".ogv": "ogg"},
+  **{".ts": "mpegts", ".vob": "mpeg", ".webm": "webm", ".wmv": "asf"},
+}
+
+
+def test_suffixes_are_of_containers_that_are_opened() -> None:
+  assert set(CONTAINERS) == layout.SUFFIXES
+  assert set(CONTAINERS.values()) <= set(decode.CONTAINERS.split(","))
+
+
+def test_other_files_are_told_by_every_layout(tmp_path: pathlib.Path) -> None:
+  names = ["a/1.mp4.part", "a/2.f137.MP4.part-Frag7", "3.webm.crdownload"]
+  names += ["a/n.TXT", "b.txt", "c.txt", "a/README", "Dr. Who, the film"]
+  names += [".hidden", "x.jpg", "4.tmp", "5.ytdl", "l.csv", "m.csv"]
+  source = write_tree(
+    tmp_path, ["a/1.mp4", "b/2.MP4"], dict.fromkeys(names, "a/1.mp4,x\n")
+  )
+  made = folder.DATASET.layout(source, csv="l.csv")
+  # The list that was read is not among them, and no dot file.
+  assert made.notes[-1] == (
+    "files without a suffix of videos, not looked at: 2 .part, 1 .crdownload, "
+    "1 .ytdl, 1 .tmp, 3 .txt, 1 .csv, 1 .jpg, 2 without"
+  )
+  many = layout.Tree(source, (), tuple(f"1.{c}" for c in "abcdefghij"))
+  (note,) = lists.other_notes(many, ())
+  assert note.endswith(" 1 .g, 1 .h, 2 of other suffixes")
+  assert lists.other_notes(many, many.others) == []
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_no_dataset_passes_over_other_files(name: str) -> None:
+  function = DATASETS[name].layout
+  function = getattr(function, "func", function)  # kinetics sets the classes
+  # What is wrapped takes a tree, and what wraps it tells of its files.
+  assert next(iter(inspect.signature(function).parameters)) == "tree"
+  assert function.__code__ is folder.layout.__code__
 
 
 def test_videos_under_follows_links(tmp_path: pathlib.Path) -> None:
@@ -158,15 +204,49 @@ def test_rows_as_rfc_4180(tmp_path: pathlib.Path) -> None:
   ]
 
 
+ROWS = [["a", "b,c"], ["d;e", "f"], ["g", ""]]
+
+
+@pytest.mark.parametrize("mark", [";", "\t"], ids=["semicolons", "tabs"])
+@pytest.mark.parametrize("code", ["utf-8-sig", "utf-16"])
+def test_rows_as_spreadsheets_write_them(
+  mark: str, code: str, tmp_path: pathlib.Path
+) -> None:
+  text = f'\r\na{mark}"b,c"\r\n"d;e"{mark}f\r\n{mark}\r\n{mark} \r\ng{mark}\r\n'
+  source = write_tree(tmp_path, (), {"x.csv": text.encode(code)})
+  read = lists.rows(layout.read_tree(source), "x.csv")
+  assert [cells for _, cells in read] == ROWS
+  assert [where for where, _ in read] == ["x.csv:2", "x.csv:3", "x.csv:6"]
+
+
+@pytest.mark.parametrize(
+  ("text", "cells"),
+  [
+    ("a;b,c", ["a;b", "c"]),
+    ('"a\nb, c";d\n', ["a\nb, c", "d"]),
+    ("a\tb;c\td\n,", ["a", "b;c", "d"]),
+    ("a b\n1;2", ["a b"]),
+  ],
+  ids=["comma", "comma-in-quotes", "most", "later"],
+)
+def test_what_parts_cells(
+  text: str, cells: list[str], tmp_path: pathlib.Path
+) -> None:
+  source = write_tree(tmp_path, (), {"x.csv": text})
+  assert lists.rows(layout.read_tree(source), "x.csv")[0] == ("x.csv:1", cells)
+
+
 @pytest.mark.parametrize(
   ("data", "message"),
   [
+    (b'a;b\n"c"d;e\n', "x.csv:2: .*split by semicolons"),
     (b'a,b\n"c"d,e\n', "x.csv:2: .*quotes"),
     (b'a,b\nc,"d\n', "x.csv:2: .*quotes"),
-    (b"a,b\nc,\xe9\n", "x.csv:2: must be UTF-8"),
+    (b"a,b\nc,\xe9\n", "x.csv:2: must be UTF-8; save it as CSV UTF-8"),
+    (b"\xff\xfea\0,\0b", "x.csv:1: must be UTF-8"),
     (b"\n", "x.csv: the list is empty"),
   ],
-  ids=["after-quote", "open-quote", "latin-1", "empty"],
+  ids=["semicolons", "after-quote", "open-quote", "latin-1", "utf-16", "empty"],
 )
 def test_broken_csv_is_refused(
   data: bytes, message: str, tmp_path: pathlib.Path

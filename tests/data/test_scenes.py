@@ -80,13 +80,16 @@ def test_missing_and_extra_videos_are_told(tmp_path):
 
 def test_spelling_of_class_folders(tmp_path):
   put(tmp_path, "sky clouds/a b,c.mov", "LIGHTNING_STORM/ü.avi")
+  put(tmp_path, *(f"{name}/1.avi" for name in tuple(YUPENN)[10:]))
+  put(tmp_path, "FOREST fire/1.avi")
   made = yupenn.layout(epath.Path(tmp_path))
-  assert [(entry.id, entry.labels) for entry in made.entries] == [
+  assert [(entry.id, entry.labels) for entry in made.entries[:3]] == [
+    ("ForestFire/1", (2,)),
     ("LightningStorm/ü", (5,)),
     ("Sky-Clouds/a b,c", (9,)),
   ]
-  # 29 of two classes and all of the twelve others.
-  assert len(made.missing) == 2 * 29 + 12 * 30
+  # 29 of seven classes and all of the seven others.
+  assert len(made.missing) == 7 * 29 + 7 * 30
   assert made.missing[0] == "Beach: video 1 of 30"
   assert "Sky-Clouds: video 1 of 30" not in made.missing
   assert made.notes == ()
@@ -109,47 +112,35 @@ def test_a_class_beside_the_release_s_is_taken_and_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("above", "below"),
+  ("dataset", "there"),
   [
-    pytest.param("", "", id="plain"),
-    pytest.param("data/sets/", "", id="above"),
-    pytest.param("data/", "color/", id="both"),
+    pytest.param(yupenn, 6, id="yupenn"),  # of 14
+    pytest.param(dynamic_scene, 6, id="dynamic-scene"),  # of 13
   ],
 )
-def test_folders_of_other_names_are_classes(tmp_path, above, below):
-  put(
-    tmp_path,
-    f"{above}Mer agitée/{below}1.mp4",
-    f"{above}Mer agitée/{below}2.mp4",
-    f"{above}Car, red/{below}1.mp4",
-    "loose.mp4",
-  )
-  made = yupenn.layout(epath.Path(tmp_path))
-  assert made.label_names == ("Car, red", "Mer agitée")
-  assert [(entry.id, entry.labels) for entry in made.entries] == [
-    ("Car, red/1", (0,)),
-    ("Mer agitée/1", (1,)),
-    ("Mer agitée/2", (1,)),
-  ]
-  assert made.extra == ("loose.mp4",)
-  assert made.notes[0] == (
-    "class folders beside the release's: Car, red, Mer agitée"
-  )
-  assert made.missing == ()
-
-
-def test_one_folder_of_another_name_is_one_class(tmp_path):
-  put(tmp_path, "data/Lake/1.mp4", "data/Lake/2.mp4")
-  made = yupenn.layout(epath.Path(tmp_path))
-  assert made.label_names == ("Lake",)
-  assert [entry.id for entry in made.entries] == ["Lake/1", "Lake/2"]
+def test_fewer_than_half_of_the_classes_are_another_dataset(
+  tmp_path, dataset, there
+):
+  classes = dataset.CLASSES
+  put(tmp_path, *(f"x/{name}/1.mp4" for name in classes[:there]))
+  put(tmp_path, "x/running/1.mp4", "x/jumping/1.mp4", "x/lying/1.mp4")
+  with pytest.raises(
+    ValueError,
+    match=rf"for half of the {len(classes)} classes, such as .*, and has "
+    r"6; build videos of other classes as the dataset folder$",
+  ) as error:
+    dataset.layout(epath.Path(tmp_path))
+  assert "\n" not in str(error.value)
+  put(tmp_path, f"x/{classes[-1]}/1.mp4")
+  assert len(dataset.layout(epath.Path(tmp_path)).label_names) == there + 4
 
 
 def test_two_videos_with_one_id(tmp_path):
-  put(tmp_path, "Beach/color/beach_01.avi", "Beach/gray/beach_01.avi")
+  put(tmp_path, *full())
+  put(tmp_path, "Beach/color/b_01.avi", "Beach/gray/b_01.avi")
   with pytest.raises(
     ValueError,
-    match=r"'Beach/color/beach_01\.avi' and 'Beach/gray/beach_01\.avi' are two "
+    match=r"'Beach/color/b_01\.avi' and 'Beach/gray/b_01\.avi' are two "
     r"videos of one name; keep one",
   ):
     yupenn.layout(epath.Path(tmp_path))
@@ -159,8 +150,8 @@ def test_no_class_folders(tmp_path):
   put(tmp_path, "a.mp4", "Beach/frames/000001.jpg")
   with pytest.raises(
     ValueError,
-    match="must have a folder of videos a class, such as Beach and Elevator; "
-    "it holds 1 video, none in such a folder",
+    match="must have folders of videos for half of the 14 classes, such as "
+    "Beach and Elevator, and has 0; build",
   ):
     yupenn.layout(epath.Path(tmp_path))
   with pytest.raises(ValueError, match="must be a folder"):

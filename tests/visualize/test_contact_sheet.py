@@ -12,7 +12,6 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from p3d_jax.data import flow
 from p3d_jax.data.clips import Augment
 from p3d_jax.data.encode import encode
 from p3d_jax.data.pipeline import eval_batches, train_batches
@@ -41,6 +40,7 @@ class Films:
   directory = "/sets/films/key/1.0.0"
   split = "train"
   channels = "RGB"
+  metadata: dict[str, Any] = {}  # noqa: RUF012
   flip_labels: tuple[int, ...] | None = None
   max_labels = 2
   label_names = ("Tai Chi", "打太极拳", "tabs\tand\nlines", "long " * 60)
@@ -80,11 +80,17 @@ def films() -> Any:
   return Films()
 
 
-def tiles(path: pathlib.Path, count: int, columns: int, scale: int) -> Any:
+def tiles(
+  path: pathlib.Path,
+  count: int,
+  columns: int,
+  scale: int,
+  lines: int = 5,  # the ids are Chinese, which takes a line to say
+  around: int = 255,
+) -> Any:
   """Cuts the frames out of the picture, each pixel once."""
   picture = np.rint(matplotlib.image.imread(path)[..., :3] * 255)
   height, width = PIXELS.crop_size
-  lines = 5  # the ids are Chinese, which takes a line to say
   grid = module.Grid(count, columns, PIXELS.crop_size, lines)
   assert picture.shape[:2] == grid.shape
   rows = []
@@ -96,11 +102,11 @@ def tiles(path: pathlib.Path, count: int, columns: int, scale: int) -> Any:
       blocks = large.reshape(height, scale, width, scale, 3)
       assert (blocks == blocks[:, :1, :, :1]).all()
       rows.append(blocks[:, 0, :, 0])
-      # And it ends there: white on the left, above and below.
-      assert (picture[top : top + scale * height, left - 1] == 255).all()
-      assert (picture[top - 1, left : left + scale * width] == 255).all()
+      # And it ends there: white on the left, above and below, or a line.
+      assert (picture[top : top + scale * height, left - 1] == around).all()
+      assert (picture[top - 1, left : left + scale * width] == around).all()
       below = picture[top + scale * height, left : left + scale * width]
-      assert (below == 255).all()
+      assert (below == around).all()
   return np.array(rows).reshape(count, columns, height, width, 3)
 
 
@@ -134,7 +140,7 @@ def test_evaluation_shows_centre_clips(
   out = tmp_path / "sheet.png"
   contact_sheet(films, PIXELS, None, out=out, count=99, frames=9, seed=1)
   batch = next(eval_batches(films, PIXELS, clips=1, batch=6))
-  shown = tiles(out, 6, 5, SCALE)  # a clip has but 5 frames
+  shown = tiles(out, 6, 5, SCALE, 6)  # a clip has but 5 frames
   order = [
     next(k for k in range(6) if np.array_equal(row, batch["clips"][k, 0]))
     for row in shown
@@ -185,15 +191,16 @@ def test_a_sheet_with_what_cannot_be_read(
   assert red.sum() > 100
 
 
-def test_flow_is_painted(
-  films: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def flow_films(
+  films: Any, monkeypatch: pytest.MonkeyPatch, clip: np.ndarray
+) -> tuple[Any, Preprocessing]:
+  """Returns a set of flow of which a clip is read, and its preprocessing."""
   pixels = dataclasses.replace(
     PIXELS, channels="flow", mean=(128, 128), std=(1, 1)
   )
   films = copy.copy(films)
   films.channels = "flow"
-  clip = np.random.default_rng(0).integers(0, 256, (5, 32, 36, 2), np.uint8)
+  films.metadata = {"bound": 8.0}
   read = {
     "clips": clip[None], "labels": np.array([0, -1]), "problem": np.array(""),
   }  # fmt: skip
@@ -203,11 +210,96 @@ def test_flow_is_painted(
     return read
 
   monkeypatch.setattr(module, "eval_example", example)
+  return films, pixels
+
+
+def test_flow_is_painted(
+  films: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  # Bound 8: a level is 8 / 127 pixels, and 32 levels to the right are 2.0. In
+  # the first column nothing moves, but for 11 of the 1152 pixels of a frame,
+  # less than 1 %, which go up as fast as can be.
+  clip = np.full((5, 32, 36, 2), 128, np.uint8)
+  clip[..., 0] = 160
+  clip[:, :, 0] = 128
+  clip[:, :11, 0, 1] = 1
+  films, pixels = flow_films(films, monkeypatch, clip)
   out = tmp_path / "sheet.png"
   contact_sheet(films, pixels, None, out=out, count=1)
-  assert np.array_equal(tiles(out, 1, 5, SCALE)[0], flow.flow_color(clip))
+  painted = np.zeros((5, 32, 36, 3))
+  painted[:] = 255, 0, 0
+  painted[:, :, 0] = 255
+  painted[:, :11, 0] = 128, 0, 255
+  shown = tiles(out, 1, 5, SCALE, 5 + module.WHEEL, around=200)
+  # 2.0 pixels are full; a level more or less is 4 of 255.
+  np.testing.assert_allclose(shown[0], painted, atol=4)
   with pytest.raises(ValueError, match="channels='BGR'"):
     contact_sheet(films, PIXELS, None, out=out, count=1)
+
+
+def test_flow_says_how_fast_full_colour_is(
+  films: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  drawn: list[Any] = []
+
+  def draw(*arguments: Any) -> bytes:
+    drawn[:] = arguments
+    return b""
+
+  monkeypatch.setattr(module, "_draw", draw)
+  # 49 levels of 8 / 127: 3.09 pixels to the right. And what hardly moves.
+  for level, text in ((177, "3.1"), (129, "0.5")):
+    clip = np.full((5, 32, 36, 2), 128, np.uint8)
+    clip[..., 0] = level
+    flows, pixels = flow_films(films, monkeypatch, clip)
+    contact_sheet(flows, pixels, None, out=tmp_path / "a.png", count=1)
+    said = caption(drawn[0][0], Films.label_names)[1]
+    assert said.startswith(f"full colour = {text} px   电影 film")
+  assert drawn[-1][-1].endswith("the set holds up to 8 px")
+  flows.metadata = {}
+  contact_sheet(flows, pixels, None, out=tmp_path / "a.png", count=1)
+  assert drawn[-1][-1].endswith("its bound, 20 px is taken for it")
+
+
+def test_the_scale_is_the_99th_percentile() -> None:
+  # 0 to 100 levels to the left, each once: 99 levels of 8 / 127 are 6.24.
+  clip = np.full((1, 1, 101, 2), 128, np.uint8)
+  clip[..., 0] -= np.arange(101, dtype=np.uint8)
+  assert module.motion_scale(clip, 8) == 6.2
+  assert module.motion_scale(clip[:, :, :5], 8) == 0.5
+
+
+def test_the_wheel_by_hand() -> None:
+  wheel = module.wheel(81).astype(int)
+  colors = {
+    (40, 80): (255, 0, 0), (40, 0): (0, 255, 255), (80, 40): (128, 255, 0),
+    (0, 40): (128, 0, 255), (40, 40): (255, 255, 255), (0, 0): (255, 255, 255),
+    (40, 60): (255, 128, 128),
+  }  # fmt: skip
+  for (row, column), color in colors.items():
+    # The middle of the last pixel is 1/81 of the radius within the circle.
+    np.testing.assert_allclose(wheel[row, column], color, atol=5)
+
+
+def test_a_split_without_labels(
+  films: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  drawn: list[Shown] = []
+
+  def draw(shown: Any, *rest: Any) -> bytes:
+    drawn[:] = shown
+    return b""
+
+  class Unlabelled(Films):
+    def __getitem__(self, index: int) -> dict[str, Any]:
+      return {**super().__getitem__(index), "labels": np.array([], np.int64)}
+
+  monkeypatch.setattr(module, "_draw", draw)
+  for augment in (None, VARIED):
+    out = tmp_path / "a.png"
+    contact_sheet(Unlabelled(), PIXELS, augment, out=out, count=2)  # type: ignore[arg-type]
+    assert [caption(one, ())[0] for one in drawn] == ["no label"] * 2
+    assert all(one.clip.any() for one in drawn)
 
 
 def test_text_over_a_clip() -> None:
@@ -229,6 +321,10 @@ def test_text_at_the_top(films: Any) -> None:
     "anywhere, to 32x36, half mirrored, brightness ±0.2, contrast ±0.1",
     "fed as BGR: (pixel x 1 - (104, 117, 123)) / (1, 1, 1)",
   ]
+  assert header(films, PIXELS, VARIED, [0], 7, asked=6)[1] != (
+    few := "6 of the 7 asked for: the split has no more"
+  )
+  assert header(films, PIXELS, VARIED, [0], 7, asked=7)[1] == few
   rgb = Preprocessing(
     frames=16, stride=4, fps=12.5, resize=182, crop=160, scale=1 / 255,
     std=(0.229, 0.224, 0.225),

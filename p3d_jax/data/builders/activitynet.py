@@ -12,16 +12,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from etils import epath
-
 from p3d_jax.data.builders import lists
 from p3d_jax.data.builders.layout import (
   Dataset,
   Entry,
   Layout,
   Tree,
-  match,
-  read_tree,
 )
 
 ANNOTATIONS = "activity_net.v1-3.min.json"
@@ -34,11 +30,12 @@ SUBSETS = {
 CLASSES = 200
 
 
-def layout(source: epath.Path) -> Layout:
+@lists.of_tree
+def layout(tree: Tree) -> Layout:
   """Lays the videos against the release's annotations.
 
   Args:
-    source: folder with the annotations and the videos anywhere in it.
+    tree: folder with the annotations and the videos anywhere in it.
 
   Returns:
     A record a video, in the order of the annotations. Its labels are those of
@@ -49,7 +46,6 @@ def layout(source: epath.Path) -> Layout:
     ValueError: the annotations are not there or not of their form, or none of
       the videos is there.
   """
-  tree = read_tree(source)
   found = lists.find(tree, lists.named(ANNOTATIONS))
   path = lists.need(tree, found, ANNOTATIONS)
   document = _read(tree, path)
@@ -62,31 +58,31 @@ def layout(source: epath.Path) -> Layout:
     # An id may itself begin so.
     return stem if stem in database else stem.removeprefix("v_")
 
-  matches = match(database, tree.videos, key, loose=False)
+  matches, told = lists.match_ids(database, tree.videos, key)
   lists.check_found(tree, matches.found, matches.missing, "v_ID.mp4 or ID.mp4")
-  entries = []
-  ids: dict[str, list[str]] = {name: [] for name, _ in SUBSETS.values()}
-  missing = dict.fromkeys(ids, 0)
-  sizes: collections.Counter[str] = collections.Counter()
   counts: collections.Counter[str] = collections.Counter()
-  for video, value in database.items():
-    entry, subset = _entry(path, video, value, labels, counts)
-    sizes[subset] += 1
-    if video not in matches.found:
-      missing[SUBSETS[subset][0]] += 1
-      continue
-    entries.append(Entry(path=matches.found[video], **entry))
-    ids[SUBSETS[subset][0]].append(video)
+  # All are read, whether their video is there or not.
+  read = {
+    video: _entry(path, video, value, labels, counts)
+    for video, value in database.items()
+  }
+  gathered = lists.gather(
+    (name for name, _ in SUBSETS.values()),
+    ((SUBSETS[subset][0], video) for video, (_, subset) in read.items()),
+    matches.found,
+    lambda _, video, file: [Entry(path=file, **read[video][0])],
+  )
+  sizes = collections.Counter(subset for _, subset in read.values())
   notes = _notes(path, sizes, counts)
   notes += lists.class_notes(tree, len(label_names), CLASSES)
-  notes += lists.missing_notes(missing, ids)
+  notes += gathered.notes + told
   notes += lists.further_notes(matches.further)
   return Layout(
-    entries=tuple(entries),
+    entries=gathered.entries,
     label_names=label_names,
-    lists={name: tuple(of) for name, of in ids.items()},
+    lists=gathered.lists,
     missing=matches.missing,
-    extra=lists.extra(tree, entries),
+    extra=lists.extra(tree, gathered.entries),
     notes=tuple(notes),
     files=(path,),
   )
@@ -271,7 +267,8 @@ DATASET = Dataset(
 DIR/
   activity_net.v1-3.min.json   in any folder
   v1-3/train_val/              the videos, in folders as you like
-    v_ID.mp4                   any container; ID.mp4 does as well
+    v_ID.mp4                   any container; ID.mp4 does as well, and so do
+                               'TITLE [ID].mp4' and TITLE-ID.mp4
   v1-3/test/
     v_ID.mkv
 The label of an activity is its place among the 200 leaves of the taxonomy

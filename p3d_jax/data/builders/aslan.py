@@ -16,7 +16,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from p3d_jax.data.builders import lists
 from p3d_jax.data.builders.layout import (
@@ -25,7 +24,7 @@ from p3d_jax.data.builders.layout import (
   Layout,
   Tree,
   match,
-  read_tree,
+  plainly,
 )
 
 VIDEOS = 3697
@@ -56,6 +55,11 @@ class _Pair:
   same: bool
   actions: tuple[int, ...] = ()
 
+  def document(self) -> dict[str, Any]:
+    """Returns what is kept with the set."""
+    a, b = self.videos
+    return {"fold": self.fold, "a": a, "b": b, "same": self.same}
+
 
 @dataclasses.dataclass(frozen=True)
 class _Sample:
@@ -65,11 +69,12 @@ class _Sample:
   footage: str
 
 
-def layout(source: epath.Path) -> Layout:
+@lists.of_tree
+def layout(tree: Tree) -> Layout:
   """Lays the videos against the list of samples and the pairs.
 
   Args:
-    source: folder with the pair list, the videos and the release's
+    tree: folder with the pair list, the videos and the release's
       information anywhere in it.
 
   Returns:
@@ -82,7 +87,6 @@ def layout(source: epath.Path) -> Layout:
       form or names a video that the others lack, or none of the videos is
       there.
   """
-  tree = read_tree(source)
   found = lists.find(tree, lists.named(*PAIR_LISTS, ACTIONS, SAMPLES))
   pairs_file = lists.need(tree, found, *PAIR_LISTS)
   actions_file = lists.take(found, ACTIONS)
@@ -93,8 +97,9 @@ def layout(source: epath.Path) -> Layout:
   names = _actions(tree, actions_file) if actions_file else ()
   if not names:
     names = tuple(sorted({sample.action for sample in samples.values()}))
-  labels, differ = _labels(names, samples, samples_file, pairs)
-
+  labels = _sample_labels(names, samples, samples_file)
+  _check_pairs(pairs, samples, samples_file, len(names))
+  differ = _label_by_pairs(labels, pairs if names else (), told=bool(samples))
   listed = sorted(samples or {v for pair in pairs for v in pair.videos})
   matches = match(listed, tree.videos, _sample_of, loose=False)
   lists.check_found(tree, matches.found, matches.missing, "0001.avi")
@@ -110,13 +115,7 @@ def layout(source: epath.Path) -> Layout:
   kept = [p for p in pairs if all(v in matches.found for v in p.videos)]
   notes = lists.unread_notes(found, files)
   notes += _notes(pairs, samples, names)
-  for text, count in (
-    ("repeated in their fold, and left out", twice),
-    (f"with other actions than in {SAMPLES}", differ),
-    ("left out, as a video of them is missing", len(pairs) - len(kept)),
-  ):
-    if count:
-      notes.append(f"pairs {text}: {count} of {len(pairs) + twice}")
+  notes += _pair_notes(len(pairs), len(kept), twice, differ)
   notes += lists.further_notes(matches.further)
   return Layout(
     entries=entries,
@@ -126,17 +125,7 @@ def layout(source: epath.Path) -> Layout:
     extra=lists.extra(tree, entries),
     notes=tuple(notes),
     files=files,
-    documents={
-      "pairs": [
-        {
-          "fold": pair.fold,
-          "a": pair.videos[0],
-          "b": pair.videos[1],
-          "same": pair.same,
-        }
-        for pair in kept
-      ]
-    },
+    documents={"pairs": [pair.document() for pair in kept]},
     needs={"pairs": tuple(pair.videos for pair in kept)},
   )
 
@@ -209,9 +198,11 @@ def _matrix_rows(tree: Tree, path: str) -> list[tuple[str, int, Sequence[int]]]:
       f"{path}: reading it needs scipy (pip install scipy); or write its rows "
       f"to {PAIR_LISTS[1]}, five numbers a line, fold after fold"
     ) from None
+  data = (tree.source / path).read_bytes()
   try:
+    held = [name for name, *_ in scipy_io.whosmat(io.BytesIO(data))]
     document: dict[str, Any] = scipy_io.loadmat(
-      io.BytesIO((tree.source / path).read_bytes()), variable_names=[MATRIX]
+      io.BytesIO(data), variable_names=[MATRIX]
     )
   # What scipy 1.17 raises for what is no such file, or a newer one (HDF5).
   except (
@@ -225,7 +216,11 @@ def _matrix_rows(tree: Tree, path: str) -> list[tuple[str, int, Sequence[int]]]:
   ) as error:
     reason = str(error).splitlines()[0] if str(error) else "it ends early"
     raise ValueError(f"{path}: is no file of MATLAB 5 to 7: {reason}") from None
-  values = np.asarray(document.get(MATRIX, 0))
+  if MATRIX not in held:
+    raise ValueError(
+      f"{path}: must hold {MATRIX}, and holds {', '.join(held) or 'nothing'}"
+    )
+  values = np.asarray(document[MATRIX])
   if not (
     values.ndim == 3
     and values.shape[1:] == (5, FOLDS)
@@ -308,54 +303,76 @@ def _samples(tree: Tree, path: str) -> dict[str, _Sample]:
   return samples
 
 
-def _labels(
-  names: Sequence[str],
+def _check_pairs(
+  pairs: Sequence[_Pair],
   samples: Mapping[str, _Sample],
   samples_file: str,
-  pairs: Sequence[_Pair],
-) -> tuple[dict[str, tuple[int, ...]], int]:
-  """Returns video -> labels, and how many pairs have other actions.
+  actions: int,
+) -> None:
+  """Fails if the pairs have a sample or an action that the others lack.
 
-  The samples' own actions count; without them those of the pairs do.
+  Args:
+    pairs: to check.
+    samples: all there are; none: they are not known.
+    samples_file: the list of them.
+    actions: how many there are; 0: they are not known.
   """
-  index = {_plain(name): label for label, name in reversed([*enumerate(names)])}
+  for pair in pairs:
+    for video in pair.videos:
+      if samples and video not in samples:
+        raise ValueError(f"{pair.where}: {samples_file} has no sample {video}")
+    if actions and max(pair.actions, default=0) > actions:
+      raise ValueError(
+        f"{pair.where}: action {max(pair.actions)} must be <= {actions}, the "
+        "number of actions"
+      )
+
+
+def _sample_labels(
+  names: Sequence[str], samples: Mapping[str, _Sample], samples_file: str
+) -> dict[str, tuple[int, ...]]:
+  """Returns video -> labels, by the samples' own actions."""
+  index = {
+    plainly(name): label for label, name in reversed([*enumerate(names)])
+  }
   index |= {name: label for label, name in enumerate(names)}
   labels: dict[str, tuple[int, ...]] = {}
   for video, sample in samples.items():
-    label = index.get(sample.action, index.get(_plain(sample.action)))
+    label = index.get(sample.action, index.get(plainly(sample.action)))
     if label is None:
       raise ValueError(
         f"{samples_file}: action {sample.action!r} of sample {video} is none "
         f"of the {len(names)} of {ACTIONS}"
       )
     labels[video] = (label,)
+  return labels
+
+
+def _label_by_pairs(
+  labels: dict[str, tuple[int, ...]], pairs: Sequence[_Pair], *, told: bool
+) -> int:
+  """Gives videos without labels those of their pairs.
+
+  Args:
+    labels: video -> labels; videos are added.
+    pairs: with actions, or without.
+    told: whether the samples have told the labels; then pairs may differ.
+
+  Returns:
+    How many pairs have other actions.
+  """
   differ = 0
   for pair in pairs:
-    for video in pair.videos:
-      if samples and video not in samples:
-        raise ValueError(f"{pair.where}: {samples_file} has no sample {video}")
-    if not names or not pair.actions:
-      continue
-    if max(pair.actions) > len(names):
-      raise ValueError(
-        f"{pair.where}: action {max(pair.actions)} must be <= {len(names)}, "
-        f"the number of actions"
-      )
-    told = [(action - 1,) for action in pair.actions]
+    own = [(action - 1,) for action in pair.actions]
     known = [
-      labels.setdefault(v, t) for v, t in zip(pair.videos, told, strict=True)
+      labels.setdefault(v, o) for v, o in zip(pair.videos, own, strict=False)
     ]
-    if known != told and not samples:
+    if known != own and not told:
       raise ValueError(
         f"{pair.where}: a video of the pair has another action before"
       )
-    differ += known != told
-  return labels, differ
-
-
-def _plain(name: str) -> str:
-  """Returns a name without what people write differently."""
-  return "".join(c for c in name.casefold() if c.isalnum())
+    differ += known != own
+  return differ
 
 
 def _folds(pairs: Sequence[_Pair]) -> dict[str, tuple[str, ...]]:
@@ -366,6 +383,19 @@ def _folds(pairs: Sequence[_Pair]) -> dict[str, tuple[str, ...]]:
   return {
     f"fold{fold:02d}": tuple(sorted(videos[fold])) for fold in sorted(videos)
   }
+
+
+def _pair_notes(pairs: int, kept: int, twice: int, differ: int) -> list[str]:
+  """Returns lines on the pairs that are not as they are listed."""
+  return [
+    f"pairs {text}: {count} of {pairs + twice}"
+    for text, count in (
+      ("repeated in their fold, and left out", twice),
+      (f"with other actions than in {SAMPLES}", differ),
+      ("left out, as a video of them is missing", pairs - kept),
+    )
+    if count
+  ]
 
 
 def _notes(

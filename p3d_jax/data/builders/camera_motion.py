@@ -27,6 +27,7 @@ from etils import epath
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from p3d_jax.data import camera, decode
+from p3d_jax.data.builders.layout import SUFFIXES
 from p3d_jax.data.decode import VideoError
 from p3d_jax.data.encode import encode
 from p3d_jax.progress import Bar
@@ -37,11 +38,6 @@ FOOTAGE = {
   "train": ("bikes.mp4", "bigbuckbunny.mp4"),
   "test": ("carphone_pristine.mp4",),
 }
-
-SUFFIXES = frozenset(
-  (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg")
-  + (".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
-)
 
 # Short side of the footage as the camera sees it, in sides of the view, and
 # pixels of the footage to a pixel of the view at scale 1. Half of the side

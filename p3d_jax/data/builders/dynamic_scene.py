@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from etils import epath
-
-from p3d_jax.data.builders.layout import Dataset, Layout
+from p3d_jax.data.builders import lists
+from p3d_jax.data.builders.layout import Dataset, Layout, Tree
 from p3d_jax.data.builders.yupenn import class_folders
 
 CLASSES = (
@@ -33,14 +32,15 @@ SPELLINGS = {
 EACH = 10
 
 
-def layout(source: epath.Path) -> Layout:
+@lists.of_tree
+def layout(tree: Tree) -> Layout:
   """Takes the videos of the release's class folders.
 
   Raises:
-    ValueError: there is no class folder with videos, or two videos of a class
-      have one name.
+    ValueError: fewer than half of the classes have a folder with videos, or
+      two videos of a class have one name.
   """
-  return class_folders(source, CLASSES, EACH, SPELLINGS)
+  return class_folders(tree, CLASSES, EACH, SPELLINGS)
 
 
 DATASET = Dataset(
@@ -55,8 +55,9 @@ DIR/
   ...
 Folders above the classes and below them may be there. Case, spaces and signs
 in a class's name do not matter. A folder with another name beside them is a
-class, too, and a note says so; then no class of the release needs to be there.
-Else each video below 10 a class is missing.""",
+class, too, and a note says so. At least 7 of the 13 must be there; those that
+are not, and each video below 10 a class, are missing. Beside other classes only
+the videos of classes that are there are.""",
   known_from=(
     "13 scenes and 10 videos each: the papers that use the dataset. Assumed, "
     "as the release was not seen: a folder a class, and the names of the "

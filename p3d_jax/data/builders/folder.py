@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from etils import epath
@@ -21,7 +21,6 @@ from p3d_jax.data.builders.layout import (
   Tree,
   loosely,
   match,
-  read_tree,
 )
 
 # What people call the splits -> what they are called here.
@@ -55,13 +54,14 @@ class Video:
   where: str = ""
 
 
+@lists.of_tree
 def layout(
-  source: epath.Path, *, csv: str | None = None, test_share: float = 0.2
+  tree: Tree, *, csv: str | None = None, test_share: float = 0.2
 ) -> Layout:
   """Lays out a folder of anybody's videos.
 
   Args:
-    source: the folder.
+    tree: the folder.
     csv: rows of path,label or path,label,split, with a header or without; as
       it is given, or from the source on. None: folders are the classes.
     test_share: which part of each class to hold out for testing, where
@@ -69,7 +69,6 @@ def layout(
   """
   if not 0 <= test_share < 1:
     raise ValueError(f"test_share={test_share}: must be >= 0 and < 1")
-  tree = read_tree(source)
   if not tree.videos:
     raise ValueError(f"{lists.of(tree)}: there is no video in it")
   files: tuple[str, ...] = ()
@@ -134,7 +133,22 @@ def _of_folders(tree: Tree) -> tuple[list[Video], list[str]]:
       f"{lists.of(tree)}: none of its {len(tree.videos)} videos is in a folder "
       f"of a class; it must have {expected}, or give a csv"
     )
+  if not named:
+    _check_level(tree, [of[:-1] for of in parts.values() if len(of) > 1])
   return found, notes
+
+
+def _check_level(tree: Tree, folders: Sequence[tuple[str, ...]]) -> None:
+  """Refuses a source that holds but a folder with the classes in it."""
+  below = min(map(len, folders)) - 1
+  # A class for each folder is left below those that all are in.
+  shared = os.path.commonprefix(folders)[:below]
+  if shared:
+    raise ValueError(
+      f"{lists.of(tree)}: its one folder of videos, {folders[0][0]!r}, holds "
+      "nothing but folders of videos; give "
+      f"--source {os.fspath(tree.source.joinpath(*shared))!r}, or a csv"
+    )
 
 
 def _find_csv(tree: Tree, csv: str) -> str:
@@ -157,7 +171,8 @@ def _of_csv(
   """Returns the videos that a csv lists, those not there, and notes."""
   listed, notes = _read_csv(tree, path)
   matches = match(listed, tree.videos)
-  lists.check_found(tree, matches.found, matches.missing)
+  hint = _meant(matches.missing[0], _known(tree)) if matches.missing else ""
+  lists.check_found(tree, matches.found, matches.missing, hint=hint)
   found = [
     dataclasses.replace(listed[name], path=file)
     for name, file in matches.found.items()
@@ -175,15 +190,20 @@ def _read_csv(tree: Tree, path: str) -> tuple[dict[str, Video], list[str]]:
     columns = {name: k for k, name in enumerate(HEADER[:width])}
   else:
     width = len(rows.pop(0)[1])
+  known = _known(tree)
+  roots = _roots(tree.source)
   listed: dict[str, Video] = {}
   again = 0
   for where, cells in rows:
     if len(cells) != width or width < 2:
       raise ValueError(
-        f"{where}: {len(cells)} cells; each row must have {max(width, 2)}: "
-        "path,label or path,label,split, in quotes where a name has a comma"
+        f"{where}: {lists.counted(len(cells), 'cell')}; each row must have "
+        f"{max(width, 2)}: path,label or path,label,split, in quotes where a "
+        "name has a comma"
       )
-    row = _video(where, {name: cells[k] for name, k in columns.items()})
+    cell = {name: cells[k] for name, k in columns.items()}
+    cell["path"] = _own_path(cell["path"], roots, known)
+    row = _video(where, cell, known)
     video = listed.setdefault(row.path, row)
     if video.split != row.split:
       raise ValueError(
@@ -214,7 +234,7 @@ def _columns(
   for name in HEADER:
     if names.count(name) > 1:
       raise ValueError(f"{where}: the column {name!r} stands twice")
-  unused = [name for name in names if name not in HEADER]
+  unused = [name for name in names if name and name not in HEADER]
   notes = (
     [f"columns that are not used: {', '.join(map(repr, unused))}"]
     if unused
@@ -223,14 +243,52 @@ def _columns(
   return {n: k for k, n in enumerate(names) if n in HEADER}, notes
 
 
-def _video(where: str, cell: Mapping[str, str]) -> Video:
+def _known(tree: Tree) -> dict[str, str]:
+  """Returns the videos, by what is the same for all their spellings."""
+  return {loosely(video): video for video in tree.videos}
+
+
+def _roots(source: epath.Path) -> tuple[str, ...]:
+  """Returns what absolute paths below the source begin with."""
+  given = os.fspath(source)
+  if "://" in given:
+    return (given.rstrip("/") + "/",)
+  return tuple(
+    os.path.join(root, "")
+    for root in (os.path.abspath(given), os.path.realpath(given))
+  )
+
+
+def _own_path(text: str, roots: Iterable[str], known: Mapping[str, str]) -> str:
+  """Returns a path from the source on, without blanks that are not its own."""
+  for spelled in (text, text.strip()):
+    path = spelled
+    for root in roots:
+      path = path.removeprefix(root)
+    if loosely(str(PurePosixPath(path))) in known:
+      return path
+  return path
+
+
+def _meant(text: str, known: Mapping[str, str]) -> str:
+  """Returns a hint at the video that the end of a path names, or ""."""
+  parts = re.split(r"[\\/]+", loosely(text.strip()))
+  for k in range(len(parts)):
+    if video := known.get("/".join(parts[k:])):
+      return f"; did you mean {video!r}?"
+  return ""
+
+
+def _video(
+  where: str, cell: Mapping[str, str], known: Mapping[str, str]
+) -> Video:
   """Reads a row."""
   text = cell["path"]
   path = PurePosixPath(text)
   if path.is_absolute() or re.match(r"[A-Za-z]:[\\/]|\\", text):
     raise ValueError(
-      f"{where}: path={text!r} must go from the source folder on, not from a "
-      "root"
+      f"{where}: path={text!r} must go from the source folder on, not from "
+      f"another root{_meant(text, known)}"
     )
   if ".." in re.split(r"[\\/]", text):
     raise ValueError(f"{where}: path={text!r} must not lead out by '..'")
@@ -239,8 +297,8 @@ def _video(where: str, cell: Mapping[str, str]) -> Video:
       f"{where}: path={text!r} must end like a video, such as .mp4; a header "
       "must name path and label"
     )
-  label = _composed(cell["label"])
-  if not label.strip():
+  label = _composed(cell["label"].strip())
+  if not label:
     raise ValueError(f"{where}: the label of {text!r} is empty")
   split = ""
   if "split" in cell:
@@ -333,9 +391,12 @@ or, with --csv FILE, videos anywhere below DIR and a FILE of
   day 1/run.mp4,running
   "a, b.mp4","say ""hi"""       quoted as RFC 4180 says, UTF-8
   day 1/run.mp4,outdoors        a path again: one more label
-Labels are in alphabetical order, or in that of numbers if all are whole
-numbers. Without splits --test-share of each class is held out, always the same
-for the same paths. Videos in no folder of a class are counted as extra.''',
+Semicolons or tabs may part the cells in place of commas, as the first line has
+them. Paths go from DIR on, or are absolute and lead into DIR. Blanks around a
+label do not count, nor those around a path that no file has. Labels are in
+alphabetical order, or in that of numbers if all are whole numbers. Without
+splits --test-share of each class is held out, always the same for the same
+paths. Videos in no folder of a class are counted as extra.''',
   known_from=(
     "The layout is this project's own: folders of classes, as image folders "
     "have, and csv as RFC 4180 has it."

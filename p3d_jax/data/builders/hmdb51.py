@@ -4,8 +4,6 @@ import dataclasses
 import re
 from pathlib import PurePosixPath
 
-from etils import epath
-
 from p3d_jax.data.builders import lists
 from p3d_jax.data.builders.layout import (
   SUFFIXES,
@@ -15,7 +13,6 @@ from p3d_jax.data.builders.layout import (
   Matches,
   Tree,
   match,
-  read_tree,
 )
 
 CLASSES = 51
@@ -48,20 +45,21 @@ class ClassList:
   videos: dict[str, str]
 
 
-def layout(source: epath.Path) -> Layout:
+@lists.of_tree
+def layout(tree: Tree) -> Layout:
   """Lays a folder of HMDB51 against the official lists below it.
 
   A video is known by its folder and its name, in whatever container. All that
   the lists name are records, those that a split leaves out too.
   """
-  tree = read_tree(source)
-  files = lists.find(tree, LIST)
+  files = lists.find(tree, LIST).values()
   if not files:
     raise ValueError(
       f"{lists.of(tree)}: no CLASS_test_split1.txt to "
       "CLASS_test_split3.txt in it; unpack test_train_splits.rar there"
+      f"{lists.beside(tree, '*_test_split1.txt')}"
     )
-  read = [_read_list(tree, path) for path in files.values()]
+  read = [_read_list(tree, found) for found in files]
   classes = _check_lists(read)
   listed = {key: name for of in read for key, name in of.videos.items()}
   matches = match(listed, tree.videos, _key)
@@ -89,14 +87,13 @@ def layout(source: epath.Path) -> Layout:
     missing=missing,
     extra=lists.extra(tree, entries),
     notes=tuple(notes),
-    files=tuple(files.values()),
+    files=tuple(found.path for found in files),
   )
 
 
-def _read_list(tree: Tree, path: str) -> ClassList:
+def _read_list(tree: Tree, found: lists.Found) -> ClassList:
   """Reads "NAME.avi 0|1|2" lines; the name may hold blanks."""
-  parts = re.fullmatch(LIST, path.rpartition("/")[2], re.IGNORECASE)
-  assert parts, path  # It was found by this pattern.
+  path, parts = found
   of = ClassList(path, parts[1], parts[2], {}, {})
   for at, whole in lists.lines(tree, path):
     where, text = f"{path}:{at}", whole.strip()

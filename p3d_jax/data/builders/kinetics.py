@@ -4,9 +4,8 @@ import collections
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable
-
-from etils import epath
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 
 from p3d_jax.data.builders import lists
 from p3d_jax.data.builders.layout import (
@@ -14,7 +13,7 @@ from p3d_jax.data.builders.layout import (
   Entry,
   Layout,
   Tree,
-  read_tree,
+  plainly,
 )
 
 # The usual names: train.csv, kinetics_val.csv, kinetics-400_test.csv,
@@ -72,55 +71,48 @@ class Files:
   replacing: dict[str | tuple[str, int, int], list[str]]
 
 
-def layout(source: epath.Path, *, classes: int) -> Layout:
+@lists.of_tree
+def layout(tree: Tree, *, classes: int) -> Layout:
   """Lays a folder of Kinetics against the csv lists below it.
 
   Clips are known by the name of their file, wherever below the folder and in
   whatever container. Letters of YouTube ids differ in case, so case counts.
 
   Args:
-    source: the folder.
+    tree: the folder.
     classes: how many the release has.
   """
-  tree = read_tree(source)
   files = _find_lists(tree)
   read = {split: _read_list(tree, split, files[split]) for split in files}
-  rows, repeated = _unique(row for of in read.values() for row in of)
+  rows, notes = _unique(row for of in read.values() for row in of)
   names = _label_names(rows)
   found, told = _match(rows, tree.videos)
   missing = tuple(row.id for row in rows if row.id not in found)
-  lists.check_found(tree, found, missing)
+  lists.check_found(tree, found, missing, "ID_START_END.mp4 or ID.mp4")
   label = {name: k for k, name in enumerate(names)}
-  entries = tuple(
-    Entry(
-      id=row.id,
-      path=found[row.id],
-      labels=(label[row.label],) if row.label else (),
-      source_id=row.video,
-    )
-    for row in rows
-    if row.id in found
-  )
-  splits = {
-    split: tuple(r.id for r in rows if r.split == split and r.id in found)
-    for split in read
-  }
-  notes = lists.class_notes(tree, len(names), classes)
-  notes += lists.absent_notes(dict.fromkeys(SPLITS.values()), splits)
-  if repeated:
-    notes.append(
-      f"rows that are repeated in a list, and count once: {repeated}"
-    )
-  notes += lists.missing_notes(
-    collections.Counter(r.split for r in rows if r.id not in found), splits
+  row_of = {row.id: row for row in rows}
+
+  def make(_: str, clip: str, path: str) -> list[Entry]:
+    row = row_of[clip]
+    labels = (label[row.label],) if row.label else ()
+    return [Entry(clip, path, labels, source_id=row.video)]
+
+  gathered = lists.gather(
+    read, ((row.split, row.id) for row in rows), found, make
   )
   return Layout(
-    entries=entries,
+    entries=gathered.entries,
     label_names=names,
-    lists=splits,
+    lists=gathered.lists,
     missing=missing,
-    extra=lists.extra(tree, entries),
-    notes=(*notes, *told),
+    extra=lists.extra(tree, gathered.entries),
+    notes=(
+      *lists.class_notes(tree, len(names), classes),
+      *lists.absent_notes(dict.fromkeys(SPLITS.values()), read),
+      *notes,
+      *gathered.notes,
+      *told,
+    ),
     files=tuple(files.values()),
   )
 
@@ -128,9 +120,7 @@ def layout(source: epath.Path, *, classes: int) -> Layout:
 def _find_lists(tree: Tree) -> dict[str, str]:
   """Returns the list of each split there is."""
   found: dict[str, str] = {}
-  for name, path in lists.find(tree, LIST).items():
-    parts = re.fullmatch(LIST, name, re.IGNORECASE)
-    assert parts, name  # It was found by this pattern.
+  for path, parts in lists.find(tree, LIST).values():
     split = SPLITS[parts[1].lower()]
     first = found.setdefault(split, path)
     if first != path:
@@ -196,20 +186,33 @@ def _row(where: str, split: str, cell: dict[str, str]) -> Row:
   return Row(where, split, video, start, end, label, name)
 
 
-def _unique(rows: Iterable[Row]) -> tuple[list[Row], int]:
-  """Returns the rows, each once, and how many stood in a list again."""
+def _unique(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
+  """Returns the first row of each clip, and notes on the others.
+
+  None of them is an error: nobody mends a list of half a million by hand.
+  """
   first: dict[str, Row] = {}
   repeated = 0
+  differ: list[tuple[Row, Row]] = []
   for row in rows:
     before = first.setdefault(row.id, row)
     if (before.split, before.label) != (row.split, row.label):
-      raise ValueError(
-        f"{row.where}: {row.id!r} is {row.label!r} of {row.split}, and "
-        f"{before.label!r} of {before.split} at {before.where}; two records "
-        "would have one id"
-      )
-    repeated += before is not row
-  return list(first.values()), repeated
+      differ.append((before, row))
+    else:
+      repeated += before is not row
+  notes = []
+  if repeated:
+    notes.append(
+      f"rows that are repeated in a list, and count once: {repeated}"
+    )
+  if differ:
+    before, row = differ[0]
+    notes.append(
+      "rows left out, as one before has the clip with another label or in "
+      f"another list: {len(differ)}, such as {row.id}, {before.label!r} at "
+      f"{before.where} and {row.label!r} at {row.where}"
+    )
+  return list(first.values()), notes
 
 
 def _label_names(rows: list[Row]) -> tuple[str, ...]:
@@ -227,22 +230,22 @@ def _match(
   rows: list[Row], videos: Iterable[str]
 ) -> tuple[dict[str, str], list[str]]:
   """Returns the file of each clip that has one, and what is to be told."""
-  clips = collections.Counter(row.video for row in rows)
+  clips: dict[str, list[Row]] = collections.defaultdict(list)
+  for row in rows:
+    clips[row.video].append(row)
   files = _by_name(videos)
   found: dict[str, str] = {}
   further: dict[str, list[str]] = {}
+  unclear: dict[str, str] = {}
   for row in rows:
-    first, *others = _files_of(row, clips[row.video] == 1, files) or [""]
-    if not first:
-      continue
-    found[row.id] = first
-    if lists.stem(first) == row.video and clips[row.video] > 1:
-      raise ValueError(
-        f"{row.where}: {first!r} may be any of the {clips[row.video]} clips of "
-        f"that video; name the file {row.id}"
-      )
-    if others:
-      further[row.id] = others
+    own = _files_of(row, clips[row.video], files)
+    if own:
+      found[row.id] = own[0]
+    for file in () if own else files.given.get(row.video, ()):
+      if len(_in_class(file, clips[row.video])) != 1:
+        unclear.setdefault(row.id, file)
+    if own[1:]:
+      further[row.id] = own[1:]
   plain = sum(
     lists.stem(found[row.id]) == row.video for row in rows if row.id in found
   )
@@ -254,6 +257,13 @@ def _match(
   ):
     if count:
       notes.append(f"{what}: {lists.counted(count, noun)}")
+  if unclear:
+    clip, file = next(iter(unclear.items()))
+    notes.append(
+      "missing, as a file named ID alone may be any of several clips of its "
+      f"video: {lists.counted(len(unclear), 'clip')}, such as {clip}; put "
+      f"{file} in a folder of its class or name it ID_START_END"
+    )
   return found, notes + lists.further_notes(further)
 
 
@@ -272,19 +282,29 @@ def _by_name(videos: Iterable[str]) -> Files:
   return files
 
 
-def _files_of(row: Row, alone: bool, files: Files) -> list[str]:
-  """Returns the files that may be a clip, the best first.
+def _files_of(row: Row, clips: Sequence[Row], files: Files) -> list[str]:
+  """Returns the files of a clip, the best first.
 
   Args:
     row: the clip.
-    alone: it is the only one of its video.
+    clips: all of its video.
     files: all there are.
   """
   clip = (row.video, row.start, row.end)
   # A replacement was cut anew, and may have another start or end.
-  anew = files.replacing.get(row.video, ()) if alone else ()
+  anew: Sequence[str] = files.replacing.get(row.video, ())
+  plain: Sequence[str] = files.given.get(row.video, ())
+  if len(clips) > 1:
+    anew = ()
+    plain = [f for f in plain if _in_class(f, clips) == [row]]
   cut = (*files.replacing.get(clip, ()), *anew, *files.given.get(clip, ()))
-  return list(dict.fromkeys((*cut, *files.given.get(row.video, ()))))
+  return list(dict.fromkeys((*cut, *plain)))
+
+
+def _in_class(file: str, clips: Iterable[Row]) -> list[Row]:
+  """Returns the clips whose class has the name of a folder of the file."""
+  folders = {plainly(name) for name in PurePosixPath(file).parts[:-1]}
+  return [row for row in clips if row.label and plainly(row.label) in folders]
 
 
 def _replaces(video: str) -> bool:
@@ -308,10 +328,12 @@ DIR/
   val/ test/ replacement/
 A list that is not there is a split that is not made. A clip is known by the
 name of its file, ID_START_END with any number of zeros, or ID alone; other
-folders, and none, will do, as will any container. Of several files of one clip
-one in replacement/ is taken, else the first by path, and the others are counted
-as extra. Columns may stand in any order; a test list needs no labels. Labels
-are the names in alphabetical order.""",
+folders, and none, will do, as will any container. Of several clips of one video
+an ID alone is the one whose class its folder has; else they count as missing.
+Of several files of one clip one in replacement/ is taken, else the first by
+path, and the others are counted as extra. Columns may stand in any order; a
+test list needs no labels. Labels are the names in alphabetical order. Of
+several rows of one clip the first counts, and a note says so.""",
     known_from=(
       "The columns are those of the lists of the dataset's own release; names "
       "of files and folders are those of the public copy of the Common Visual "

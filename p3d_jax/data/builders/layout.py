@@ -16,9 +16,11 @@ from typing import Any
 from etils import epath
 
 # Files with these suffixes are videos; others beside them are not looked at.
+# `decode.CONTAINERS` has what they hold.
 SUFFIXES = frozenset(
-  (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg")
-  + (".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
+  (".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts")
+  + (".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf")
+  + (".ogg", ".ogv", ".ts", ".vob", ".webm", ".wmv")
 )
 
 
@@ -306,3 +308,8 @@ def match(
 def loosely(name: str) -> str:
   """Returns what is the same for all spellings of a name, as `match` sees."""
   return unicodedata.normalize("NFC", name).casefold()
+
+
+def plainly(name: str) -> str:
+  """Returns a class's name without case, blanks and signs."""
+  return "".join(c for c in name.casefold() if c.isalnum())

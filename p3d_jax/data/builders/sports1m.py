@@ -10,9 +10,7 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Mapping
-
-from etils import epath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from p3d_jax.data.builders import lists
 from p3d_jax.data.builders.layout import (
@@ -22,8 +20,6 @@ from p3d_jax.data.builders.layout import (
   Layout,
   Option,
   Tree,
-  match,
-  read_tree,
 )
 
 # Lines of the release's labels.txt.
@@ -39,18 +35,39 @@ _LINE = re.compile(
 )
 
 
+# How a video's file is named.
+FORM = "ID.mp4, 'TITLE [ID].mp4' or TITLE-ID.mp4"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Line:
+  """A line of a partition; there are a million."""
+
+  partition: str
+  path: str
+  number: int
+  video: str
+  labels: tuple[int, ...]
+
+  @property
+  def where(self) -> str:
+    """FILE:LINE, for notes."""
+    return f"{self.path}:{self.number}"
+
+
 @dataclasses.dataclass(frozen=True)
 class _Release:
-  """The lists: partition -> id -> (labels, line), and what to tell of them."""
+  """The lists: partition -> (id, labels), and what to tell of them."""
 
   label_names: tuple[str, ...]
-  partitions: Mapping[str, Mapping[str, tuple[tuple[int, ...], int]]]
+  partitions: Mapping[str, Sequence[tuple[str, tuple[int, ...]]]]
   files: tuple[str, ...]
   notes: tuple[str, ...]
 
 
+@lists.of_tree
 def layout(
-  source: epath.Path,
+  tree: Tree,
   *,
   shorts: int = 5,
   short_seconds: float = 5.0,
@@ -60,7 +77,7 @@ def layout(
   """Lays the downloaded videos against the release's partitions.
 
   Args:
-    source: folder with the lists and the videos anywhere in it.
+    tree: folder with the lists and the videos anywhere in it.
     shorts: pieces of a training video; 0 keeps whole videos.
     short_seconds: length of a piece, in seconds.
     seed: of where the pieces begin.
@@ -73,44 +90,38 @@ def layout(
 
   Raises:
     ValueError: an option is out of its range, a list is not there or has a
-      line that is not of its form, a video stands in both partitions, or none
-      of the videos is there.
+      line that is not of its form, or none of the videos is there.
   """
   _check(shorts, short_seconds, seed, validation_share)
-  tree = read_tree(source)
   release = _read(tree)
-  listed = [video for of in release.partitions.values() for video in of]
-  # The case of an id matters.
-  matches = match(listed, tree.videos, lists.stem, loose=False)
-  lists.check_found(tree, matches.found, matches.missing, "ID.mp4")
-  entries: list[Entry] = []
-  ids: dict[str, list[str]] = {"train": [], "test": []}
-  if validation_share:
-    ids["validation"] = []
-  missing = dict.fromkeys(ids, 0)
-  for name, videos in release.partitions.items():
-    for video, (labels, _) in videos.items():
-      held = name == "train" and _number(video) < validation_share * 2**64
-      part = "validation" if held else name
-      if video not in matches.found:
-        missing[part] += 1
-        continue
-      pieces = shorts if part == "train" else 0
-      whole = Entry(video, matches.found[video], labels, source_id=video)
-      made = _pieces(whole, pieces, short_seconds, seed) if pieces else [whole]
-      entries += made
-      ids[part] += [entry.id for entry in made]
-  notes = [
-    *release.notes,
-    *lists.missing_notes(missing, ids),
-    *lists.further_notes(matches.further),
-  ]
+  labels = {v: of for part in release.partitions.values() for v, of in part}
+  matches, told = lists.match_ids(labels, tree.videos)
+  lists.check_found(tree, matches.found, matches.missing, FORM)
+
+  def part(name: str, video: str) -> str:
+    held = name == "train" and _number(video) < validation_share * 2**64
+    return "validation" if held else name
+
+  def make(name: str, video: str, path: str) -> list[Entry]:
+    whole = Entry(video, path, labels[video], source_id=video)
+    if name != "train" or not shorts:
+      return [whole]
+    return _pieces(whole, shorts, short_seconds, seed)
+
+  gathered = lists.gather(
+    ("train", "test", *["validation"] * bool(validation_share)),
+    ((part(n, v), v) for n, of in release.partitions.items() for v, _ in of),
+    matches.found,
+    make,
+  )
+  notes = [*release.notes, *gathered.notes, *told]
+  notes += lists.further_notes(matches.further)
   return Layout(
-    entries=tuple(entries),
+    entries=gathered.entries,
     label_names=release.label_names,
-    lists={name: tuple(of) for name, of in ids.items()},
+    lists=gathered.lists,
     missing=matches.missing,
-    extra=lists.extra(tree, entries),
+    extra=lists.extra(tree, gathered.entries),
     notes=tuple(notes),
     files=release.files,
   )
@@ -142,13 +153,16 @@ def _read(tree: Tree) -> _Release:
   notes = lists.unread_notes(found, files)
   label_names = _labels(tree, labels_file)
   notes += lists.class_notes(tree, len(label_names), CLASSES)
-  partitions = {}
-  for name, path in paths.items():
-    partitions[name], twice = _partition(tree, path, len(label_names))
-    if twice:
-      notes.append(f"{path}: lines that are repeated, and count once: {twice}")
-  _check_apart(partitions, paths)
-  return _Release(label_names, partitions, files, tuple(notes))
+  first, told = _first(
+    line
+    for name, path in paths.items()
+    for line in _partition(tree, name, path, len(label_names))
+  )
+  partitions = {
+    name: [(of.video, of.labels) for of in first if of.partition == name]
+    for name in paths
+  }
+  return _Release(label_names, partitions, files, (*notes, *told))
 
 
 def _labels(tree: Tree, path: str) -> tuple[str, ...]:
@@ -165,11 +179,8 @@ def _labels(tree: Tree, path: str) -> tuple[str, ...]:
 
 
 def _partition(
-  tree: Tree, path: str, classes: int
-) -> tuple[dict[str, tuple[tuple[int, ...], int]], int]:
-  """Reads id -> (labels, line), and how many lines are repeated."""
-  videos: dict[str, tuple[tuple[int, ...], int]] = {}
-  twice = 0
+  tree: Tree, name: str, path: str, classes: int
+) -> Iterator[_Line]:
   for number, line in lists.lines(tree, path):
     parts = _LINE.fullmatch(line)
     if parts is None:
@@ -177,40 +188,47 @@ def _partition(
         f"{path}:{number}: must be 'https://www.youtube.com/watch?v=ID 12,34', "
         f"the address and the labels, and is {line!r}"
       )
-    video = parts[1]
     labels = tuple(sorted({int(label) for label in parts[2].split(",")}))
     if labels[-1] >= classes:
       raise ValueError(
         f"{path}:{number}: label {labels[-1]} must be < {classes}, the number "
         f"of names in {LABELS}"
       )
-    if video not in videos:
-      videos[video] = labels, number
-    elif videos[video][0] == labels:
-      twice += 1
+    yield _Line(name, path, number, parts[1], labels)
+
+
+def _first(read: Iterable[_Line]) -> tuple[list[_Line], list[str]]:
+  """Returns the first line of each video, and notes on the others.
+
+  None of them is an error: nobody mends a list of a million lines by hand.
+  """
+  first: dict[str, _Line] = {}
+  repeated = 0
+  # A video that is trained on is not tested.
+  parted: list[tuple[_Line, _Line]] = []
+  differ: list[tuple[_Line, _Line]] = []
+  for line in read:
+    before = first.setdefault(line.video, line)
+    if before.partition != line.partition:
+      parted.append((before, line))
+    elif before.labels != line.labels:
+      differ.append((before, line))
     else:
-      raise ValueError(
-        f"{path}:{number}: video {video} has other labels than in line "
-        f"{videos[video][1]}; keep one of the lines"
+      repeated += before is not line
+  notes = []
+  if repeated:
+    notes.append(f"lines that are repeated, and count once: {repeated}")
+  for what, pairs in (
+    ("in both partitions, and taken for training alone", parted),
+    ("with other labels in a later line, which does not count", differ),
+  ):
+    if pairs:
+      before, line = pairs[0]
+      notes.append(
+        f"videos {what}: {len(pairs)}, such as {line.video}, {before.where} "
+        f"and {line.where}"
       )
-  return videos, twice
-
-
-def _check_apart(
-  partitions: Mapping[str, Mapping[str, tuple[tuple[int, ...], int]]],
-  paths: Mapping[str, str],
-) -> None:
-  """Fails if a video is trained on and tested."""
-  train, test = partitions["train"], partitions["test"]
-  both = [video for video in test if video in train]
-  if both:
-    video = both[0]
-    raise ValueError(
-      f"in both partitions: {lists.counted(len(both), 'video')}; the first is "
-      f"{video}, "
-      f"{paths['train']}:{train[video][1]} and {paths['test']}:"
-      f"{test[video][1]}; take them out of one"
-    )
+  return list(first.values()), notes
 
 
 def _pieces(
@@ -246,14 +264,18 @@ DIR/
       test_partition.txt       (or .txt.gz)
   videos/                      what you downloaded, in folders as you like
     ID.mp4                     any container; the name is the id of YouTube
+    TITLE [ID].mp4             as yt-dlp names it, if there is no ID.mp4
+    TITLE-ID.mp4               as youtube-dl names it
 The lists are found in any folder of DIR. The case of an id matters. Of
 several files of one video the first by path is taken, and the others are
-counted as extra.""",
+counted as extra; so are all where several titles end in one id. Of several
+lines of one video the first counts, those of training before those of testing,
+and a note says so.""",
   known_from=(
     "The lists: the release's own README, which says the form of a line and "
     "that labels count from 0. The release holds no videos; ID.EXT as their "
     "names is assumed, as download programs write them when they are told to "
-    "name a file by its id."
+    "name a file by its id; with titles, they do so by themselves."
   ),
   lists=(
     "train and test are the release's partitions (the paper's own 70/10/20 "

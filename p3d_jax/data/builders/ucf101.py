@@ -5,8 +5,6 @@ import dataclasses
 import re
 from pathlib import PurePosixPath
 
-from etils import epath
-
 from p3d_jax.data.builders import lists
 from p3d_jax.data.builders.layout import (
   Dataset,
@@ -15,7 +13,6 @@ from p3d_jax.data.builders.layout import (
   Tree,
   loosely,
   match,
-  read_tree,
 )
 
 CLASSES = 101
@@ -52,13 +49,13 @@ class Named:
     return lists.stem(self.video)
 
 
-def layout(source: epath.Path) -> Layout:
+@lists.of_tree
+def layout(tree: Tree) -> Layout:
   """Lays a folder of UCF101 against the official lists below it.
 
   Videos are known by the name of their file, which tells the class, the group
   and the clip, wherever below the folder and in whatever container they are.
   """
-  tree = read_tree(source)
   files = _find_lists(tree)
   classes = _read_classes(tree, files[CLASS_LIST])
   named = [
@@ -110,12 +107,12 @@ def _find_lists(tree: Tree) -> dict[str, str]:
     raise ValueError(
       f"{lists.of(tree)}: no {CLASS_LIST} with trainlist01.txt to "
       "testlist03.txt in it; unpack UCF101TrainTestSplits-RecognitionTask.zip "
-      "there"
+      f"there{lists.beside(tree, CLASS_LIST)}"
     )
-  ordered = {CLASS_LIST: found[CLASS_LIST.lower()]}
+  ordered = {CLASS_LIST: found[CLASS_LIST.lower()].path}
   for split in SPLITS:
     if (name := f"{split[:-1]}list0{split[-1]}.txt") in found:
-      ordered[split] = found[name]
+      ordered[split] = found[name].path
   return ordered
 
 

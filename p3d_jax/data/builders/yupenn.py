@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import collections
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-
-from etils import epath
 
 from p3d_jax.data.builders import lists
 from p3d_jax.data.builders.layout import (
@@ -15,7 +12,7 @@ from p3d_jax.data.builders.layout import (
   Entry,
   Layout,
   Tree,
-  read_tree,
+  plainly,
 )
 
 CLASSES = (
@@ -38,18 +35,19 @@ CLASSES = (
 EACH = 30
 
 
-def layout(source: epath.Path) -> Layout:
+@lists.of_tree
+def layout(tree: Tree) -> Layout:
   """Takes the videos of the release's class folders.
 
   Raises:
-    ValueError: there is no class folder with videos, or two videos of a class
-      have one name.
+    ValueError: fewer than half of the classes have a folder with videos, or
+      two videos of a class have one name.
   """
-  return class_folders(source, CLASSES, EACH)
+  return class_folders(tree, CLASSES, EACH)
 
 
 def class_folders(
-  source: epath.Path,
+  tree: Tree,
   names: Sequence[str],
   each: int,
   spellings: Mapping[str, str] | None = None,
@@ -57,11 +55,10 @@ def class_folders(
   """Takes the videos of class folders that no list names.
 
   A folder with the name of a class of the release is a class folder, whatever
-  folders stand above and below it, and so are the folders beside it. If there
-  is none, each folder at the first level at which they part is one.
+  folders stand above and below it, and so are the folders beside it.
 
   Args:
-    source: the folder.
+    tree: the folder.
     names: of the release's classes.
     each: the release's videos of a class.
     spellings: other name of a class -> name. Case, spaces and signs do not
@@ -74,20 +71,20 @@ def class_folders(
     classes, and more videos than the release, are noted.
 
   Raises:
-    ValueError: there is no class folder with videos, or two videos of a class
-      have one name.
+    ValueError: fewer than half of the classes have a folder with videos, or
+      two videos of a class have one name.
   """
-  known = {_plain(name): name for name in names}
-  known |= {_plain(other): name for other, name in (spellings or {}).items()}
-  tree = read_tree(source)
+  known = {plainly(name): name for name in names}
+  known |= {plainly(other): name for other, name in (spellings or {}).items()}
   placed = _placed(tree.videos, known)
-  if not placed:
-    raise ValueError(
-      f"{lists.of(tree)}: must have a folder of videos a class, such as "
-      f"{names[0]} and {names[1]}; it holds "
-      f"{lists.counted(len(tree.videos), 'video')}, none in such a folder"
-    )
   counts = collections.Counter(placed.values())
+  there = sum(name in counts for name in names)
+  if 2 * there < len(names):
+    raise ValueError(
+      f"{lists.of(tree)}: must have folders of videos for half of the "
+      f"{len(names)} classes, such as {names[0]} and {names[1]}, and has "
+      f"{there}; build videos of other classes as the dataset folder"
+    )
   foreign = sorted(set(counts) - set(names))
   label_names = tuple(sorted(counts)) if foreign else tuple(names)
   entries = _entries(tree, placed, label_names)
@@ -106,11 +103,6 @@ def class_folders(
   )
 
 
-def _plain(name: str) -> str:
-  """Returns a name without what people write differently."""
-  return "".join(c for c in name.casefold() if c.isalnum())
-
-
 def _placed(files: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
   """Returns file -> class, for the files that are in a class folder."""
   placed = {}
@@ -118,12 +110,10 @@ def _placed(files: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
   for file in files:
     folders = PurePosixPath(file).parts[:-1]
     for level in reversed(range(len(folders))):
-      if _plain(folders[level]) in known:
-        placed[file] = known[_plain(folders[level])]
+      if plainly(folders[level]) in known:
+        placed[file] = known[plainly(folders[level])]
         homes.add(folders[:level])
         break
-  if not homes:
-    homes = {_parting(files)}
   # What stands beside a class folder is one, too, whatever its name is.
   for file in files:
     folders = PurePosixPath(file).parts[:-1]
@@ -131,14 +121,6 @@ def _placed(files: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
       if len(folders) > len(home) and folders[: len(home)] == home:
         placed.setdefault(file, folders[len(home)])
   return placed
-
-
-def _parting(files: Sequence[str]) -> tuple[str, ...]:
-  """Returns the folders that all files that are in one begin with."""
-  folders = [PurePosixPath(file).parts[:-1] for file in files if "/" in file]
-  shared = tuple(os.path.commonprefix(folders))
-  # Where there is one class only, its folder is shared as well.
-  return shared[: min(map(len, folders), default=1) - 1]
 
 
 def _entries(
@@ -195,8 +177,9 @@ DIR/
   ...
 Folders above the classes (avi/Beach/) and below them (Beach/color/) may be
 there. Case, spaces and signs in a class's name do not matter. A folder with
-another name beside them is a class, too, and a note says so; then no class of
-the release needs to be there. Else each video below 30 a class is missing.""",
+another name beside them is a class, too, and a note says so. At least 7 of the
+14 must be there; those that are not, and each video below 30 a class, are
+missing. Beside other classes only the videos of classes that are there are.""",
   known_from=(
     "The 14 names and CLASS/class_NN, below a folder avi/: the frame lists of "
     "a published training of C3D on this dataset. The release itself was not "
