@@ -180,8 +180,14 @@ def _extract(args: argparse.Namespace) -> int:
   from p3d_jax.data.extract import extract
   from p3d_jax.data.sets import open_set
 
-  for file in extract(open_set(args.set, args.split), args.count, args.out):
+  files = extract(open_set(args.set, args.split), args.count, args.out)
+  for file in files:
     print(file)
+  if len(files) < args.count:
+    print(
+      f"{len(files)} of the {args.count} asked for: the split has no more",
+      file=sys.stderr,
+    )
   return 0
 
 

@@ -202,8 +202,14 @@ def test_names_of_files(tree):
     )
     for note in made.notes
   )
+  put(tree, "été, 2016/A title [IsMissing_1].webm")
+  made = lay(tree, DOCUMENT)
+  assert made.missing == ()
+  paths = {entry.id: entry.path for entry in made.entries}
+  assert paths["IsMissing_1"] == "été, 2016/A title [IsMissing_1].webm"
   put(tree, "IsMissing_1.mp4")
-  assert lay(tree, DOCUMENT).missing == ()
+  paths = {entry.id: entry.path for entry in lay(tree, DOCUMENT).entries}
+  assert paths["IsMissing_1"] == "IsMissing_1.mp4"
 
 
 @pytest.mark.parametrize(

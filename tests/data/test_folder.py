@@ -3,6 +3,7 @@ import pathlib
 import unicodedata
 
 import pytest
+from etils import epath
 from lookalikes import labels_of, refused, write_tree
 
 from p3d_jax.data.builders.folder import DATASET
@@ -154,7 +155,8 @@ def test_labels_that_are_alike_are_told(tmp_path: pathlib.Path) -> None:
 def test_one_class_and_untrained_classes_are_told(
   tmp_path: pathlib.Path,
 ) -> None:
-  one = DATASET.layout(write_tree(tmp_path / "1", ["videos/a/1.mp4"]))
+  deep = ["videos/a/1.mp4", "videos/2.mp4"]
+  one = DATASET.layout(write_tree(tmp_path / "1", deep))
   assert one.notes == ("there is but one class, 'videos'",)
   files = ["train/a/1.mp4", "val/a/1.mp4", "val/b/1.mp4"]
   two = DATASET.layout(write_tree(tmp_path / "2", files))
@@ -264,8 +266,8 @@ BROKEN = {
     "l.csv:1: path='file' must end like a video, such as .mp4; a header must "
     "name path and label",
   ),
-  "one-cell": ("a.mp4\n", "l.csv:1: 1 cells; each row must have 2"),
-  "blanks-for-commas": ("a.mp4 0\nb.mp4 1\n", "l.csv:1: 1 cells"),
+  "one-cell": ("a.mp4\n", "l.csv:1: 1 cell; each row must have 2"),
+  "blanks-for-commas": ("a.mp4 0\nb.mp4 1\n", "l.csv:1: 1 cell; "),
   "ragged": ("a.mp4,x\nb, c.mp4,x\n", "l.csv:2: 3 cells; each row must have 2"),
   "four-cells": (
     "a.mp4,x,train,9\n",
@@ -285,7 +287,10 @@ BROKEN = {
   "header-alone": ("path,label\n", "l.csv: no row below the header"),
   "empty": ("", "l.csv: the list is empty"),
   "quoting": ('a.mp4,x\n"b"b.mp4,x\n', "l.csv:2: "),
-  "latin-1": ("a.mp4,café\n".encode("latin-1"), "l.csv:1: must be UTF-8"),
+  "latin-1": (
+    "a.mp4,café\n".encode("latin-1"),
+    "l.csv:1: must be UTF-8; save it as CSV UTF-8",
+  ),
   "none-there": (
     '"q\nr.mp4",x\n',
     r"none of the videos that the lists name is in it, such as 'q\nr.mp4'",
@@ -298,6 +303,98 @@ def test_broken_csv_is_refused(case: str, tmp_path: pathlib.Path) -> None:
   text, message = BROKEN[case]
   source = write_tree(tmp_path, ["a.mp4", "b.mp4"], {"l.csv": text})
   assert message in refused(DATASET, source, csv="l.csv")
+
+
+def test_csv_as_spreadsheets_write_it(tmp_path: pathlib.Path) -> None:
+  # Semicolons, a byte order mark, columns and rows without anything in them.
+  text = "\ufeffpath;label;;\r\nx, y.mp4;run, fast;;\r\n;;;\r\nb.mp4;jump;;\r\n"
+  source = write_tree(tmp_path, ["x, y.mp4", "b.mp4"], {"l.csv": text})
+  layout = DATASET.layout(source, csv="l.csv")
+  assert labels_of(layout) == {
+    "x, y.mp4": ("run, fast",),
+    "b.mp4": ("jump",),
+  }
+  assert layout.notes == ()
+  (tmp_path / "l.csv").write_bytes(text[1:].replace(";", "\t").encode("utf-16"))
+  assert DATASET.layout(source, csv="l.csv") == layout
+
+
+def test_blanks_around_cells(tmp_path: pathlib.Path) -> None:
+  text = "path, label\n a.mp4 , run\n b.mp4,run \nb.mp4,jump\n C.mp4,jump\n"
+  files = ["a.mp4", " b.mp4", "b.mp4", "c.mp4"]
+  source = write_tree(tmp_path, files, {"l.csv": text})
+  layout = DATASET.layout(source, csv="l.csv")
+  # A file whose own name begins with a blank goes before one without.
+  assert labels_of(layout) == {
+    "a.mp4": ("run",),
+    " b.mp4": ("run",),
+    "b.mp4": ("jump",),
+    "c.mp4": ("jump",),
+  }
+  assert (layout.missing, layout.extra) == ((), ())
+
+
+def test_absolute_paths_into_the_source(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  source = write_tree(tmp_path / "own", ["run/a.mp4", "own/run/a.mp4", "b.mp4"])
+  (tmp_path / "link").symlink_to(tmp_path / "own")
+  text = f"{source}/run/a.mp4,x\n{tmp_path}/link/b.mp4,y\nown/run/a.mp4,z\n"
+  write_tree(tmp_path / "own", (), {"l.csv": text})
+  monkeypatch.chdir(tmp_path)
+  # By the name it is given, and by what that leads to.
+  layout = DATASET.layout(epath.Path("link"), csv="l.csv")
+  assert labels_of(layout) == {
+    "run/a.mp4": ("x",),
+    "b.mp4": ("y",),
+    "own/run/a.mp4": ("z",),
+  }
+  message = refused(DATASET, source, csv="l.csv")
+  assert "l.csv:2: path=" in message
+  assert message.endswith("not from another root; did you mean 'b.mp4'?")
+
+
+@pytest.mark.parametrize(
+  ("path", "ending"),
+  [
+    ("own/running/x y.mp4", "; did you mean 'running/x y.mp4'?"),
+    ("running\\x y.mp4", "; did you mean 'running/x y.mp4'?"),
+    (".\\own\\Running\\X y.mp4", "; did you mean 'running/x y.mp4'?"),
+    ("D:\\v\\running\\x y.mp4", "; did you mean 'running/x y.mp4'?"),
+    ("walking/x y.mp4", "'walking/x y.mp4'"),
+  ],
+  ids=["own-name", "backslash", "both", "drive", "another"],
+)
+def test_what_a_path_may_mean(
+  path: str, ending: str, tmp_path: pathlib.Path
+) -> None:
+  source = write_tree(
+    tmp_path / "own", ["running/x y.mp4"], {"l.csv": f"{path},run\n"}
+  )
+  message = refused(DATASET, source, csv="l.csv")
+  assert ending in message
+  assert ("did you mean" in message) == (path != "walking/x y.mp4")
+
+
+@pytest.mark.parametrize(
+  ("files", "below"),
+  [
+    (["my videos/run/1.mp4", "my videos/jump/1.mp4"], "my videos"),
+    (["v/run/1.mp4", "loose.mp4"], "v"),
+    (["a/b/run/1.mp4", "a/b/jump/x/1.mp4"], "a/b"),
+    (["a/b/run/x/1.mp4", "a/b/run/x/2.mp4"], "a/b/run"),
+    (["a/train/run/1.mp4", "a/val/run/1.mp4"], "a"),
+  ],
+  ids=["classes", "one-class", "two-levels", "one-deep-class", "splits"],
+)
+def test_a_level_too_high(
+  files: list[str], below: str, tmp_path: pathlib.Path
+) -> None:
+  source = write_tree(tmp_path, files)
+  message = refused(DATASET, source)
+  assert f"its one folder of videos, {below.split('/')[0]!r}, " in message
+  assert message.endswith(f"give --source '{source}/{below}', or a csv")
+  DATASET.layout(source / below)
 
 
 def test_a_row_said_twice_is_told(tmp_path: pathlib.Path) -> None:

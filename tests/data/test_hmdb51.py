@@ -186,3 +186,9 @@ def test_two_files_of_one_video(tmp_path: pathlib.Path) -> None:
   assert [e.path for e in layout.entries] == FILES
   assert layout.extra == (copy,)
   assert layout.notes[-1].endswith(f"1 file, such as {copy} of {IDS[3]}")
+
+
+def test_the_lists_lie_beside_the_source(tmp_path: pathlib.Path) -> None:
+  source = write_tree(tmp_path / "data", FILES, LISTS)
+  message = refused(DATASET, source / FILES[0].split("/")[0])
+  assert message.endswith(f"the folder above, --source '{tmp_path / 'data'}'")

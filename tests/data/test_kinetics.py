@@ -238,16 +238,6 @@ BROKEN = {
     f"{HEADER}abseiling,{A},59,69,validate\n",
     "train.csv:2: split='validate', and the name of the file says train",
   ),
-  "two-labels": (
-    f"{HEADER}abseiling,{A},59,69,train\narchery,{A},59,69,train\n",
-    f"train.csv:3: '{A}_000059_000069' is 'archery' of train, and 'abseiling' "
-    "of train at annotations/train.csv:2",
-  ),
-  "two-splits": (
-    f"{HEADER}abseiling,{A},59,69,train\nabseiling,{D},0,10,train\n",
-    f"val.csv:2: '{D}_000000_000010' is 'abseiling' of validation, and "
-    "'abseiling' of train at annotations/train.csv:3",
-  ),
   "unknown-label": (
     f"{HEADER}archery,{A},59,69,train\n",
     "val.csv:2: the list for training has no label 'abseiling'",
@@ -264,13 +254,92 @@ def test_broken_lists_are_refused(case: str, tmp_path: pathlib.Path) -> None:
   assert message in refused(K400, source)
 
 
-def test_id_alone_with_two_clips(tmp_path: pathlib.Path) -> None:
-  lists = {"train.csv": f"{HEADER}a,{A},59,69,train\na,{A},0,10,train\n"}
-  source = write_tree(tmp_path, [f"train/{A}.mp4"], lists)
-  assert (
-    f"train.csv:2: 'train/{A}.mp4' may be any of the 2 clips of that video; "
-    f"name the file {IDS[0]}"
-  ) in refused(K400, source)
+def test_of_rows_that_contradict_the_first_counts(
+  tmp_path: pathlib.Path,
+) -> None:
+  rows = f"archery,{A},59,69,train\n" * 2 + f"abseiling,{D},0,10,train\n"
+  lists = {
+    **LISTS,
+    "annotations/train.csv": f"{HEADER}abseiling,{A},59,69,train\n{rows}",
+  }
+  layout = K400.layout(write_tree(tmp_path, FLAT, lists))
+  # D is in the lists for training and for validation.
+  assert labels_of(layout) == {
+    IDS[0]: ("abseiling",),
+    IDS[3]: ("abseiling",),
+    IDS[4]: (),
+  }
+  assert layout.lists == {
+    "train": (IDS[0], IDS[3]),
+    "validation": (),
+    "test": (IDS[4],),
+  }
+  assert layout.missing == ()
+  assert layout.notes[1] == (
+    "rows left out, as one before has the clip with another label or in "
+    f"another list: 3, such as {IDS[0]}, 'abseiling' at "
+    "annotations/train.csv:2 and 'archery' at annotations/train.csv:3"
+  )
+
+
+K = "xnC3nngvLCo"
+TWO = (
+  f"{HEADER}cracking knuckles,{K},60,70,train\ncracking neck,{K},9,19,train\n"
+)
+KNUCKLES, NECK = f"{K}_000060_000070", f"{K}_000009_000019"
+UNCLEAR = (
+  "missing, as a file named ID alone may be any of several clips of its "
+)
+
+
+@pytest.mark.parametrize(
+  ("files", "found", "unclear"),
+  [
+    pytest.param(
+      [f"train/cracking_knuckles/{K}.mp4", f"train/Cracking Neck/{K}.mp4"],
+      {KNUCKLES: 0, NECK: 1},
+      0,
+      id="each",
+    ),
+    pytest.param(
+      [f"train/cracking_neck/{K}.mp4"], {NECK: 0}, 0, id="the-second"
+    ),
+    pytest.param([f"train/{K}.mp4"], {}, 2, id="no-class"),
+    pytest.param(
+      [f"cracking neck/cracking knuckles/{K}.mp4"], {}, 2, id="both"
+    ),
+    pytest.param(
+      [f"{K}_60_70.mp4", f"{K}.mp4"], {KNUCKLES: 0}, 1, id="one-has-times"
+    ),
+  ],
+)
+def test_id_alone_with_two_clips(
+  files: list[str], found: dict[str, int], unclear: int, tmp_path: pathlib.Path
+) -> None:
+  lists = {"train.csv": f"{TWO}other,{A},0,10,train\n"}
+  source = write_tree(tmp_path, [*files, f"{A}.mp4"], lists)
+  layout = K600.layout(source)
+  paths = {entry.id: entry.path for entry in layout.entries}
+  assert paths.pop(f"{A}_000000_000010") == f"{A}.mp4"
+  assert paths == {clip: files[k] for clip, k in found.items()}
+  assert set(layout.missing) == {KNUCKLES, NECK} - set(found)
+  assert set(layout.extra) == set(files) - set(paths.values())
+  told = [note for note in layout.notes if note.startswith(UNCLEAR)]
+  assert len(told) == bool(unclear)
+  for note in told:
+    assert f"video: {unclear} clip" in note
+    assert f"put {files[-1]} in a folder of its class or name it ID_ST" in note
+
+
+def test_id_alone_with_two_clips_of_one_class(tmp_path: pathlib.Path) -> None:
+  lists = {
+    "train.csv": f"{HEADER}a,{A},59,69,train\na,{A},0,10,train\n"
+    f"a,{B},0,10,train\n"
+  }
+  files = [f"train/a/{A}.mp4", f"train/a/{B}.mp4"]
+  layout = K600.layout(write_tree(tmp_path, files, lists))
+  assert layout.missing == (IDS[0], f"{A}_000000_000010")
+  assert layout.extra == (files[0],)
 
 
 def test_too_many_labels(tmp_path: pathlib.Path) -> None:
@@ -299,3 +368,4 @@ def test_no_videos(tmp_path: pathlib.Path) -> None:
   message = refused(K400, write_tree(tmp_path, ["train/film.mp4"], LISTS))
   assert "none of the videos that the lists name is in it" in message
   assert IDS[0] in message
+  assert "a video's file is ID_START_END.mp4 or ID.mp4, in any" in message

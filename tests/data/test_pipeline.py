@@ -1,7 +1,13 @@
+import contextlib
 import copy
 import dataclasses
 import multiprocessing
+import os
+import pathlib
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -498,3 +504,51 @@ def test_argument_errors(
 
 def test_no_steps_is_no_batch(train_set: VideoSet) -> None:
   assert list(train(train_set, start_step=6)) == []
+
+
+READS = """
+import os, sys
+sys.path[:0] = {path!r}
+if __name__ == "__main__":
+  from test_pipeline import *
+  batches = train_batches(
+    Numbered(4), WHOLE, Augment(), batch=2, seed=0, start_step=0,
+    stop_step=10_000, reading=Reading(workers=1, timeout=60),
+  )
+  next(batches)
+  print("reading", flush=True)
+  for _ in batches:
+    pass
+"""
+
+
+def of_the_test(mark: str) -> list[int]:
+  """Processes that have a mark in their environment."""
+  found = []
+  for file in pathlib.Path("/proc").glob("[0-9]*/environ"):
+    with contextlib.suppress(OSError):
+      if mark.encode() in file.read_bytes():
+        found.append(int(file.parent.name))
+  return found
+
+
+def test_a_killed_parent_leaves_no_process(tmp_path: pathlib.Path) -> None:
+  """Neither the worker that reads nor those that decode for it."""
+  script = tmp_path / "reads.py"
+  path = [os.path.dirname(__file__), *sys.path]
+  script.write_text(READS.format(path=path))
+  mark = f"P3D_TEST={tmp_path}"
+  process = subprocess.Popen(
+    [sys.executable, str(script)],
+    stdout=subprocess.PIPE,
+    env=os.environ | {"P3D_TEST": str(tmp_path)},
+  )
+  assert process.stdout is not None
+  assert process.stdout.readline() == b"reading\n"
+  assert len(of_the_test(mark)) >= 3  # itself, the worker, a decoder
+  process.kill()
+  process.communicate()
+  end = time.monotonic() + 30
+  while left := of_the_test(mark):
+    assert time.monotonic() < end, left
+    time.sleep(0.1)

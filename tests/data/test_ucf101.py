@@ -2,6 +2,7 @@ import pathlib
 from typing import Any
 
 import pytest
+from etils import epath
 from lookalikes import labels_of, refused, write_tree
 
 from p3d_jax.data.builders.ucf101 import DATASET
@@ -272,3 +273,15 @@ def test_lists_twice(tmp_path: pathlib.Path) -> None:
   lists = {**LISTS, "old/classInd.txt": CLASSES}
   message = refused(DATASET, write_tree(tmp_path, FILES, lists))
   assert "old/classInd.txt and ucfTrainTestlist/classInd.txt" in message
+
+
+def test_the_lists_lie_beside_the_source(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  source = write_tree(tmp_path / "data", FILES, LISTS) / "UCF-101"
+  told = f"; or give the folder above, --source '{tmp_path / 'data'}'"
+  assert refused(DATASET, source).endswith(told)
+  monkeypatch.chdir(source)
+  assert refused(DATASET, epath.Path(".")).endswith(told)
+  (tmp_path / "data" / L / "classInd.txt").unlink()
+  assert refused(DATASET, source).endswith("Task.zip there")

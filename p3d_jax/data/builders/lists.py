@@ -387,11 +387,11 @@ def check_found(
     hint: what may be meant by the first that is missing.
   """
   if missing and not found:
-    told = f"; a video's file is {form}, in any container" if form else hint
+    told = f"; a video's file is {form}, in any container" if form else ""
     raise ValueError(
       f"{of(tree)}: none of the videos that the lists name is in it, such as "
       f"{missing[0]!r}{told}; videos of the lists: {len(missing)}, of the "
-      f"folder: {len(tree.videos)}"
+      f"folder: {len(tree.videos)}{hint}"
     )
 
 
