@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from p3d_jax.data.builders import lists
 from p3d_jax.data.builders.layout import (
   Dataset,
@@ -220,12 +218,14 @@ def _matrix_rows(tree: Tree, path: str) -> list[tuple[str, int, Sequence[int]]]:
     raise ValueError(
       f"{path}: must hold {MATRIX}, and holds {', '.join(held) or 'nothing'}"
     )
-  values = np.asarray(document[MATRIX])
+  import numpy  # not before: `p3d --help` lists the datasets
+
+  values = numpy.asarray(document[MATRIX])
   if not (
     values.ndim == 3
     and values.shape[1:] == (5, FOLDS)
     and values.dtype.kind in "iuf"
-    and np.all(values == np.floor(values))
+    and numpy.all(values == numpy.floor(values))
   ):
     raise ValueError(
       f"{path}: must hold whole numbers {MATRIX} of shape (pairs, 5, {FOLDS}), "
@@ -234,7 +234,7 @@ def _matrix_rows(tree: Tree, path: str) -> list[tuple[str, int, Sequence[int]]]:
   return [
     (f"{path}: pair {k + 1} of fold {fold + 1}", fold + 1, row.tolist())
     for fold in range(FOLDS)
-    for k, row in enumerate(values[:, :, fold].astype(np.int64))
+    for k, row in enumerate(values[:, :, fold].astype(numpy.int64))
   ]
 
 
