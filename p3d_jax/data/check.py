@@ -21,7 +21,7 @@ from typing import Any
 
 from etils import epath
 
-from p3d_jax.data.builders.layout import read_tree
+from p3d_jax.data.builders.layout import UNFINISHED, read_tree
 from p3d_jax.data.decode import VideoError
 from p3d_jax.data.exclude import HEAD, exclude_text, quoted
 from p3d_jax.data.guard import (
@@ -39,9 +39,6 @@ from p3d_jax.progress import Bar
 # an earlier check are not taken up.
 FORMAT = 1
 INSPECT = "p3d_jax.data.inspect_video:inspect"
-# What browsers and yt-dlp call a download, or what they know of it, until it is
-# finished; yt-dlp keeps its pieces as "film.mp4.part-Frag7".
-UNFINISHED = re.compile(r"\.(part|part-Frag\d+|crdownload|ytdl)", re.IGNORECASE)
 # Videos from one line of progress to the next, where there is no terminal.
 LINE_EVERY = 200
 # Rates and sizes that a report shows; it counts the others.
@@ -222,7 +219,8 @@ def _items(source: epath.Path) -> list[_Item]:
   unfinished = {
     name
     for name in tree.others
-    if UNFINISHED.fullmatch(os.path.splitext(name)[1])
+    # yt-dlp keeps pieces as "film.mp4.part-Frag7".
+    if re.sub(r"-frag\d+$", "", name.lower()).endswith(UNFINISHED)
   }
   if not tree.videos and not unfinished:
     raise ValueError(

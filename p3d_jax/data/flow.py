@@ -65,8 +65,7 @@ def computing(method: str) -> Compute:
   Raises:
     ValueError: the method is unknown, or OpenCV is not installed.
   """
-  if method not in METHODS:
-    raise ValueError(f"method={method!r}: must be one of {', '.join(METHODS)}")
+  _check_method(method)
   try:
     import cv2
 
@@ -123,10 +122,14 @@ def encode_flow(
   }
 
 
-def check_options(method: str, bound: float, side: int | None) -> None:
-  """Raises a ValueError that names the one that is out of its range."""
+def _check_method(method: str) -> None:
   if method not in METHODS:
     raise ValueError(f"method={method!r}: must be one of {', '.join(METHODS)}")
+
+
+def check_options(method: str, bound: float, side: int | None) -> None:
+  """Raises a ValueError that names the one that is out of its range."""
+  _check_method(method)
   if not (math.isfinite(bound) and bound > 0):
     raise ValueError(f"bound={bound!r}: must be a finite number > 0, in pixels")
   if side is not None and (type(side) is not int or side < SMALLEST):

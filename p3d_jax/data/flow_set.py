@@ -86,6 +86,7 @@ def make_flow_set(
       make,
       lists=source.lists,
       documents=source.documents,
+      needs=source.needs,
       report=report,
       workers=workers or os.cpu_count() or 1,
       max_broken=max_broken,
@@ -107,6 +108,7 @@ class _Source:
     metadata: of TFDS.
     lists: name of a split -> ids.
     documents: name -> JSON.
+    needs: see `store.whole`.
   """
 
   videos: VideoSet
@@ -116,6 +118,7 @@ class _Source:
   metadata: Mapping[str, Any]
   lists: Mapping[str, Sequence[str]]
   documents: Mapping[str, Any]
+  needs: Mapping[str, Any]
 
 
 def _read_source(directory: epath.PathLike) -> _Source:
@@ -145,6 +148,7 @@ def _read_source(directory: epath.PathLike) -> _Source:
     metadata=dict(info.metadata or {}),
     lists=lists,
     documents=_json_files(folder / "documents"),
+    needs=_json_files(folder / "needs"),
   )
 
 
@@ -164,13 +168,11 @@ def _record(
   options: Mapping[str, Any],
 ) -> Record:
   """Makes one record of flow, in a process that can be killed."""
-  with guards.borrow() as guard:
-    if timeout is not None:
-      frames = max(record["num_frames"], 1)
-      guard.timeout = min(timeout * frames, LONGEST)
-    made = guard.call(
-      "p3d_jax.data.flow:encode_flow", record["video"], **options
-    )
+  if timeout is not None:
+    timeout = min(timeout * max(record["num_frames"], 1), LONGEST)
+  made = guards.call_within(
+    timeout, "p3d_jax.data.flow:encode_flow", record["video"], **options
+  )
   return {
     **record,
     "video": made["video"],
@@ -211,16 +213,15 @@ def _report(
     **options,
     "listed": len(source.ids),
     "records": len(written.ids),
-    "bytes": written.num_bytes,
     "classes": len(source.videos.label_names),
     "lists": {
       name: sum(i in stored for i in ids) for name, ids in source.lists.items()
     },
     "missing": [],
-    "broken": [list(pair) for pair in written.broken],
     "excluded": [],
     "extra": [],
     "notes": [],
+    "incomplete": store.whole(source.documents, source.needs, written.ids)[1],
   }
 
 

@@ -181,12 +181,19 @@ class Guards:
         self._free.append(guard)
 
   def call(self, function: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Calls a function as `Guard.call` does.
+    """Calls a function as `Guard.call` does, within the guards' time-out."""
+    return self.call_within(self.timeout, function, *args, **kwargs)
+
+  def call_within(
+    self, timeout: float | None, function: str, *args: Any, **kwargs: Any
+  ) -> dict[str, Any]:
+    """Calls a function as `Guard.call` does, within a time-out of its own.
 
     A process may end for reasons of its own (a system short of memory ends
     some), so what crashed is called once more in a new one.
     """
     with self.borrow() as guard:
+      guard.timeout = timeout
       try:
         return guard.call(function, *args, **kwargs)
       except (CrashError, StartError):

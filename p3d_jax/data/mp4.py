@@ -1,6 +1,6 @@
 """The table of a simple mp4: which bytes are which frame, and when it is shown.
 
-FFmpeg's way in, made for any file, takes a tenth of the time of decoding a
+FFmpeg's way in, made for any file, takes a quarter of the time of decoding a
 clip: it looks for what a file is, decodes its first frames, reads all packets.
 The videos of a set, as encode.py writes them, need none of it. Only what is as
 simple as those is read here; to all else `read_table` says no.

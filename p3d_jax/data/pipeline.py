@@ -239,10 +239,9 @@ def train_example(
   problem = ""
   for attempt in range(ATTEMPTS):
     if attempt:
-      draws = np.random.SeedSequence(
-        seed, spawn_key=(_REPLACEMENT, index, attempt)
-      )
-      at = int(np.random.default_rng(draws).integers(count))
+      key = (_REPLACEMENT, index, attempt)
+      which, draws = np.random.SeedSequence(seed, spawn_key=key).spawn(2)
+      at = int(np.random.default_rng(which).integers(count))
     record = videos[at]
     try:
       clip, labels = _train_clip(

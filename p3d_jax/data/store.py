@@ -126,7 +126,7 @@ def write_set(
       the item is broken, anything else ends the build.
     lists: name of a split -> ids; those without a record are left out.
     documents: name -> JSON kept with the set.
-    report: what report.json says; "broken" is added to it.
+    report: what report.json says; "bytes" and "broken" are added to it.
     workers: how many items are made at once.
     needs: see `whole`.
     max_broken: how many may be broken.
@@ -144,14 +144,14 @@ def write_set(
   if workers < 1:
     raise ValueError(f"workers={workers}: must be >= 1")
   if is_complete(folder):
-    _check_broken(folder, max_broken)
+    _found(folder, report, max_broken)
     return
   (folder / BUILDING).mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:
     stack.enter_context(_alone(folder))
     if is_complete(folder, building=not any(_notes(folder))):
       (folder / BUILDING).rmtree()  # another build has just finished it
-      _check_broken(folder, max_broken)
+      _found(folder, report, max_broken)
       return
     shards = _shards(folder, description.name, len(names))
     done = sum(len(s.items) for s in shards if s.is_done())
@@ -164,19 +164,36 @@ def write_set(
       raise TooManyBrokenError(_broken_text(written.broken, max_broken))
     if not written.ids:
       raise TooManyBrokenError(_broken_text(written.broken, len(names) - 1))
-    documents, _ = whole(documents, needs or {}, written.ids)
-    _write_lists(folder, written, lists, documents)
-    told = {**report(written), "broken": written.broken}
-    text = json.dumps(told, indent=2, ensure_ascii=False)
-    write_aside(folder / "report.json", text + "\n")
+    _write_lists(folder, written, lists, documents, needs or {})
+    _write_report(folder, report, written)
     _finish(folder, description, shards)
 
 
-def _check_broken(folder: epath.Path, max_broken: int) -> None:
-  """Raises if a set that is there lacks more than the user allows now."""
-  broken = json.loads((folder / "report.json").read_text())["broken"]
+def _found(
+  folder: epath.Path,
+  report: Callable[[Written], dict[str, Any]],
+  max_broken: int,
+) -> None:
+  """Takes a set that is there; raises if it lacks more than is allowed now.
+
+  Its report is written anew: what is left over in a source may have changed.
+  """
+  then = json.loads((folder / "report.json").read_text())
+  ids = json.loads((folder / "ids.json").read_text())
+  broken = tuple((name, reason) for name, reason in then["broken"])
   if len(broken) > max_broken:
     raise TooManyBrokenError(_broken_text(broken, max_broken))
+  _write_report(folder, report, Written(tuple(ids), broken, then["bytes"]))
+
+
+def _write_report(
+  folder: epath.Path,
+  report: Callable[[Written], dict[str, Any]],
+  written: Written,
+) -> None:
+  known = {"bytes": written.num_bytes, "broken": written.broken}
+  text = json.dumps(report(written) | known, indent=2, ensure_ascii=False)
+  write_aside(folder / "report.json", text + "\n")
 
 
 @contextlib.contextmanager
@@ -425,13 +442,19 @@ def _write_lists(
   written: Written,
   lists: Mapping[str, Sequence[str]],
   documents: Mapping[str, Any],
+  needs: Mapping[str, Sequence[Sequence[str]]],
 ) -> None:
   """Writes the ids, the lists of them, and the documents."""
   stored = set(written.ids)
-  contents = {"ids.json": list(written.ids)}
+  contents: dict[str, Any] = {"ids.json": list(written.ids)}
   for name, ids in lists.items():
     contents[f"lists/{name}.json"] = [i for i in ids if i in stored]
-  contents |= {f"documents/{n}.json": value for n, value in documents.items()}
+  kept, _ = whole(documents, needs, written.ids)
+  contents |= {f"documents/{name}.json": value for name, value in kept.items()}
+  # For sets that are made of this one, and may lose more.
+  for name, wanted in needs.items():
+    left = [of for of in wanted if stored.issuperset(of)]
+    contents[f"needs/{name}.json"] = left
   for file, content in contents.items():
     (folder / file).parent.mkdir(exist_ok=True)
     write_aside(folder / file, json.dumps(content, ensure_ascii=False))

@@ -65,7 +65,7 @@ def default() -> ConfigDict:
 
   config.data = data = ConfigDict()
   data.dir = ""  # what `p3d data build` wrote, or the folder above it
-  data.train_split = "train"  # as TFDS reads it: "train[:90%]"
+  data.train_split = "train"  # or another of the set: "train1", "all[:90%]"
   data.eval_split = "test"  # what is scored while training, and after
   # Training clips lie in the labelled segments of a video (ActivityNet) and
   # have their label; a video without any is taken whole.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from etils import epath
+from lookalikes import audio_only
 from video_files import encode_video, footage, number_of, numbered
 
 from p3d_jax.data import store
@@ -30,24 +31,6 @@ FOLDER = DATASETS["folder"]
 GOOD = encode_video(numbered(20), audio=True)
 OLD = encode_video(numbered(40), container="avi", codec="mpeg4")  # 7.7 kB
 AUDIO = "audio only.mp4"
-
-
-def audio_only() -> bytes:
-  """An mp4 that holds sound and no picture."""
-  import io
-
-  import av
-
-  file = io.BytesIO()
-  with av.open(file, "w", format="mp4") as out:
-    stream: Any = out.add_stream("aac", rate=16000)
-    frame = av.AudioFrame.from_ndarray(
-      np.zeros((1, 1024), np.float32), "fltp", "mono"
-    )
-    frame.sample_rate = 16000
-    out.mux(stream.encode(frame))
-    out.mux(stream.encode(None))
-  return file.getvalue()
 
 
 # Name -> bytes, and the words of the error or None.
@@ -185,6 +168,20 @@ def test_the_set_is_keyed_by_its_source(
   assert run(moved, tmp_path / "out").folder == first
   (moved / "b" / "1.mp4").write_bytes(encode_video(footage(3)))
   assert run(moved, tmp_path / "out").folder != first
+
+
+def test_a_set_that_is_found_reports_the_source_of_now(
+  tmp_path: pathlib.Path,
+) -> None:
+  (tmp_path / "in" / "a").mkdir(parents=True)
+  (tmp_path / "in" / "a" / "1.mp4").write_bytes(GOOD)
+  first = run(tmp_path / "in", tmp_path / "out")
+  assert first.report["extra"] == []
+  (tmp_path / "in" / "stray.mp4").write_bytes(GOOD)
+  again = run(tmp_path / "in", tmp_path / "out")
+  assert again.folder == first.folder
+  assert again.report["extra"] == ["stray.mp4"]
+  assert again.report["bytes"] == first.report["bytes"] > 0
 
 
 def test_re_encoding_keeps_frames_and_short_side(

@@ -69,7 +69,7 @@ def test_one_process_serves_many_calls() -> None:
     pids = {guard.call(f"{HERE}:pid")["pid"] for _ in range(5)}
   assert len(pids) == 1
   assert pids != {os.getpid()}
-  wait_until_gone(pids.pop(), 5)
+  wait_until_gone(pids.pop(), 30)
 
 
 def test_an_error_of_the_video_is_told_and_the_process_goes_on() -> None:
@@ -89,7 +89,7 @@ def test_what_never_returns_is_killed(how: str) -> None:
     with pytest.raises(HangError, match="not done after 0.5 seconds"):
       guard.call(f"{HERE}:{how}")
     # The rest is the time to kill it; the machine may be busy.
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert not alive(pid)
     guard.timeout = 60
     assert guard.call(f"{HERE}:pid")["pid"] != pid
@@ -155,7 +155,7 @@ def test_threads_have_a_process_each_and_closing_ends_them_all() -> None:
   assert ends == ["it was closed while it worked"] * 2
   assert len(set(pids)) == 2
   for pid in pids:
-    wait_until_gone(pid, 5)
+    wait_until_gone(pid, 30)
   with pytest.raises(GuardError, match="closed"):
     guards.call(f"{HERE}:pid")
 
@@ -189,8 +189,8 @@ def test_a_child_of_a_killed_parent_does_not_stay() -> None:
   )
   assert done.returncode == -signal.SIGKILL, done.stderr
   busy, idle = map(int, done.stdout.split())
-  wait_until_gone(idle, 5)
-  wait_until_gone(busy, 2 * 0.5 + 5 + 5)
+  wait_until_gone(idle, 30)
+  wait_until_gone(busy, 2 * 0.5 + 5 + 30)
 
 
 def test_what_crashes_once_is_called_again(tmp_path: pathlib.Path) -> None:

@@ -48,7 +48,7 @@ def test_other_files_are_told_by_every_layout(tmp_path: pathlib.Path) -> None:
   # The list that was read is not among them, and no dot file.
   assert made.notes[-1] == (
     "files without a suffix of videos, not looked at: 2 .part, 1 .crdownload, "
-    "1 .ytdl, 1 .tmp, 3 .txt, 1 .csv, 1 .jpg, 2 without"
+    "1 .ytdl, 3 .txt, 1 .csv, 1 .jpg, 1 .tmp, 2 without"
   )
   many = layout.Tree(source, (), tuple(f"1.{c}" for c in "abcdefghij"))
   (note,) = lists.other_notes(many, ())

@@ -17,7 +17,12 @@ from video_files import encode_video, number_of, numbered
 
 from p3d_jax.data.clips import Augment
 from p3d_jax.data.decode import VideoError
-from p3d_jax.data.pipeline import Reading, eval_batches, train_batches
+from p3d_jax.data.pipeline import (
+  Reading,
+  eval_batches,
+  train_batches,
+  train_example,
+)
 from p3d_jax.data.sets import VideoSet
 from p3d_jax.preprocess import Preprocessing
 
@@ -346,6 +351,31 @@ def test_what_replaces_a_video_is_the_same_in_every_run() -> None:
   assert len(stand_ins) >= 3
   assert stand_ins <= {0, 2, 3, 5}
   assert max(batch["replaced"].max() for batch in whole) >= 2
+
+
+def test_what_replaces_a_video_is_read_from_anywhere(
+  numbers: Any,
+) -> None:
+  """Which video it is tells nothing of the place of the clip in it."""
+  drawn: list[tuple[int, float]] = []
+
+  def call(name: str, video: bytes, *args: Any, **kwargs: Any) -> Any:
+    del name, kwargs
+    if not drawn or drawn[-1][0] >= 0:
+      drawn.append((-1, 0.0))  # the first of each example cannot be read
+      raise VideoError("damaged")
+    draws = args[-1]
+    start = float(np.random.default_rng(draws).random())
+    drawn[-1] = numbers.videos.index(video), start
+    return {"clip": np.zeros(0), "flipped": False, "segment": None}
+
+  for index in range(400):
+    train_example(numbers, WHOLE, Augment(), 0, index, call=call)
+  which, starts = np.array(drawn).T
+  assert len(which) == 400
+  assert set(which) == set(range(10))
+  # 400 independent pairs are within 0.2 but once in 10,000 times.
+  assert abs(np.corrcoef(which, starts)[0, 1]) < 0.2
 
 
 def test_a_set_without_a_sound_video_ends_in_an_error() -> None:

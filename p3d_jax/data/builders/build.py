@@ -276,7 +276,6 @@ def _report(
     "side": side,
     "listed": len(layout.entries) + len(layout.missing),
     "records": len(written.ids),
-    "bytes": written.num_bytes,
     "classes": len(layout.label_names),
     "lists": {
       name: sum(i in stored for i in ids) for name, ids in layout.lists.items()

@@ -22,6 +22,9 @@ SUFFIXES = frozenset(
   + (".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf")
   + (".ogg", ".ogv", ".ts", ".vob", ".webm", ".wmv")
 )
+# What browsers and download programs call a file that they have not finished,
+# or what they know of it.
+UNFINISHED = (".part", ".crdownload", ".ytdl")
 
 
 @dataclasses.dataclass(frozen=True)

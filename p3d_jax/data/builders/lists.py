@@ -29,6 +29,7 @@ from typing import Concatenate, NamedTuple, ParamSpec
 from etils import epath
 
 from p3d_jax.data.builders.layout import (
+  UNFINISHED,
   Entry,
   Layout,
   Matches,
@@ -37,8 +38,6 @@ from p3d_jax.data.builders.layout import (
   read_tree,
 )
 
-# What programs call a file that they have not finished.
-UNFINISHED = (".part", ".crdownload", ".ytdl", ".tmp")
 # Kinds of files that a note names; there may be as many as there are files.
 KINDS = 8
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
