@@ -328,8 +328,8 @@ def _flow_arguments(parser: argparse.ArgumentParser) -> None:
     "--method",
     choices=("tvl1", "dis"),
     default="tvl1",
-    help="tvl1: the paper's, about a second of one core a frame of 320x240; "
-    "dis: some 100 times faster (default: tvl1)",
+    help="tvl1: the paper's, one to two seconds of one core a frame of "
+    "320x240; dis: some 100 times faster (default: tvl1)",
   )
   parser.add_argument(
     "--bound",
