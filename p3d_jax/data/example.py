@@ -92,7 +92,11 @@ def eval_clips(
 
 
 def file_clips(
-  path: str, preprocessing: Preprocessing, clips: int
+  path: str,
+  preprocessing: Preprocessing,
+  clips: int,
+  *,
+  decoder: str | None = None,
 ) -> dict[str, Any]:
   """Reads the centres of clips spread evenly over a file.
 
@@ -100,6 +104,7 @@ def file_clips(
     path: of the video.
     preprocessing: frames, stride, fps, resize and crop of a clip.
     clips: how many.
+    decoder: "module:class" that opens the video; None: that of `DECODERS`.
 
   Returns:
     "clips" uint8 (clips, time, height, width, channels), and "times" (clips,),
@@ -108,7 +113,7 @@ def file_clips(
   Raises:
     ValueError: it cannot be read.
   """
-  stored = open_video(path, preprocessing)
+  stored = open_video(path, preprocessing, decoder)
   indices = stored.clip_indices(preprocessing, clips)
   return {
     "clips": stored.read_clips(indices, preprocessing, crop=True),

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from p3d_jax.data.decode import VideoError
-from p3d_jax.data.shared import Shared
+from p3d_jax.data.shared_memory import Shared
 
 # Seconds that a child has for its imports; a network file system needs many.
 START_TIMEOUT = 300.0
@@ -53,8 +53,8 @@ class GuardError(RuntimeError):
   """The process cannot be used, or the function called has a bug."""
 
 
-class StartError(GuardError):
-  """The process did not start."""
+class StartError(GuardError, OSError):
+  """The process did not start; that is the machine's, and no bug."""
 
 
 class Guard:

@@ -127,7 +127,7 @@ def train_batches(
       "0 <= start_step <= stop_step"
     )
 
-  call = _Call(reading)
+  call = Decoding(reading)
 
   def example(at: int) -> Batch:
     step, row = divmod(at, rows)
@@ -174,7 +174,7 @@ def eval_batches(
   rows = _rows(batch, host, hosts)
   steps = -(-len(videos) // batch)
 
-  call = _Call(reading)
+  call = Decoding(reading)
 
   def example(at: int) -> Batch:
     step, row = divmod(at, rows)
@@ -184,10 +184,11 @@ def eval_batches(
   return _batches(example, steps * rows, rows, reading, call)
 
 
-class _Call:
-  """Calls a function of example.py: here, or where it can be killed."""
+class Decoding:
+  """Calls the functions of example.py: here, or where they can be killed."""
 
   def __init__(self, reading: Reading) -> None:
+    """Starts nothing yet."""
     self._decoder = reading.decoder
     self._guards = Guards(reading.timeout) if reading.timeout else None
 
@@ -198,12 +199,14 @@ class _Call:
       threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
   def __call__(self, name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Returns what the function of this name does with these arguments."""
     kwargs["decoder"] = self._decoder
     if self._guards is None:
       return getattr(examples, name)(*args, **kwargs)
     return self._guards.call(f"{examples.__name__}:{name}", *args, **kwargs)
 
   def close(self) -> None:
+    """Ends the processes that decode."""
     if self._guards is not None:
       self._guards.close()
 
@@ -214,7 +217,7 @@ def _end_with(parent: Any) -> None:
   os._exit(1)
 
 
-_HERE = _Call(DEFAULT)
+_HERE = Decoding(DEFAULT)
 
 
 def train_example(
@@ -413,7 +416,7 @@ def _batches(
   count: int,
   rows: int,
   reading: Reading,
-  call: _Call,
+  call: Decoding,
 ) -> Generator[Batch, None, None]:
   """Reads examples 0 to count - 1 in order, `rows` to a batch.
 

@@ -193,7 +193,10 @@ def _write_report(
 ) -> None:
   known = {"bytes": written.num_bytes, "broken": written.broken}
   text = json.dumps(report(written) | known, indent=2, ensure_ascii=False)
-  write_aside(folder / "report.json", text + "\n")
+  file = folder / "report.json"
+  # A set that is found may be somebody else's, to be read only.
+  if not file.exists() or file.read_text() != text + "\n":
+    write_aside(file, text + "\n")
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ import numpy as np
 from etils import epath
 
 from p3d_jax.checkpoint import model
-from p3d_jax.data import example
 from p3d_jax.data.decode import VideoError
-from p3d_jax.data.guard import CrashError, Guards, HangError
+from p3d_jax.data.guard import CrashError, HangError
+from p3d_jax.data.pipeline import Decoding, Reading
 from p3d_jax.train import sharding
 from p3d_jax.train.score import Scorer
 
@@ -107,7 +107,7 @@ class Predictor:
       sharding.mesh(sharding.local_device()),
     )
     self.variables = self._scorer.place(variables)
-    self._guard = None if timeout is None else Guards(timeout)
+    self._decode = Decoding(Reading(timeout=timeout))
 
   def predict(self, path: epath.PathLike, clips: int) -> Prediction:
     """Classifies a file by uniform clips, centre crop, mean of the scores.
@@ -135,21 +135,17 @@ class Predictor:
     self, path: epath.PathLike, clips: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """Middle of each clip in seconds, and uint8 pixels of all."""
-    arguments = os.fspath(path), self.record.preprocessing, clips
-    if self._guard is None:
-      found = example.file_clips(*arguments)
-    else:
-      name = f"{example.__name__}:file_clips"
-      try:
-        found = self._guard.call(name, *arguments)
-      except (HangError, CrashError) as error:
-        raise VideoError(f"{path}: {error}") from error
+    try:
+      found = self._decode(
+        "file_clips", os.fspath(path), self.record.preprocessing, clips
+      )
+    except (HangError, CrashError) as error:
+      raise VideoError(f"{path}: {error}") from error
     return found["times"], found["clips"]
 
   def close(self) -> None:
     """Ends the process that decodes."""
-    if self._guard is not None:
-      self._guard.close()
+    self._decode.close()
 
 
 def predict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -15,11 +16,15 @@ from etils import epath
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from p3d_jax.data import example as examples
 from p3d_jax.data.clips import Augment
 from p3d_jax.data.flow import BOUND, flow_color, flow_of, pixels_of
-from p3d_jax.data.guard import Guard
-from p3d_jax.data.pipeline import check_channels, eval_example, train_example
+from p3d_jax.data.pipeline import (
+  Decoding,
+  Reading,
+  check_channels,
+  eval_example,
+  train_example,
+)
 from p3d_jax.data.sets import VideoSet
 from p3d_jax.files import write_aside
 from p3d_jax.preprocess import Preprocessing
@@ -159,12 +164,8 @@ def contact_sheet(
     raise ValueError(f"out={os.fspath(out)!r}: its folder is not there")
   check_channels(videos, preprocessing.channels)
   asked, count = count, min(count, len(videos))
-  with Guard(timeout) as guard:
-
-    def call(name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-      function = f"{examples.__name__}:{name}"
-      return guard.call(function, *args, decoder=decoder, **kwargs)
-
+  reading = Reading(timeout=timeout, decoder=decoder)
+  with contextlib.closing(Decoding(reading)) as call:
     if augment is None:
       shown = _evaluated(videos, preprocessing, count, seed, call)
     else:

@@ -1,12 +1,11 @@
 import io
 import pathlib
-import wave
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from video_files import encode_video, number_of, numbered
+from video_files import encode_video, number_of, numbered, sound_only
 
 from p3d_jax.data import decode
 from p3d_jax.data.clips import Augment
@@ -472,16 +471,6 @@ def test_remote_files_are_closed(
 def test_sound_does_not_matter() -> None:
   frames = read_frames(encode_video(FRAMES[:9], audio=True))
   assert [number_of(frame) for frame in frames] == list(range(9))
-
-
-def sound_only() -> bytes:
-  file = io.BytesIO()
-  with wave.open(file, "wb") as out:
-    out.setnchannels(1)
-    out.setsampwidth(2)
-    out.setframerate(8000)
-    out.writeframes(bytes(8000))
-  return file.getvalue()
 
 
 def moov_first(encoded: bytes) -> bytes:

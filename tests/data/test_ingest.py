@@ -3,12 +3,11 @@ import pathlib
 import pickle
 import subprocess
 import sys
-import wave
 
 import av
 import numpy as np
 import pytest
-from video_files import encode_video, number_of, numbered
+from video_files import encode_video, number_of, numbered, sound_only
 
 from p3d_jax.data import decode
 from p3d_jax.data.builders.layout import Cut
@@ -100,16 +99,6 @@ def test_cut_and_smaller(film: str) -> None:
   result = ingest(film, cut=Cut(2.0, (5,)), side=32)
   assert (result["height"], result["width"]) == (32, 48)
   assert result["num_frames"] in (50, 51)
-
-
-def sound_only() -> bytes:
-  file = io.BytesIO()
-  with wave.open(file, "wb") as out:
-    out.setnchannels(1)
-    out.setsampwidth(2)
-    out.setframerate(8000)
-    out.writeframes(bytes(8000))
-  return file.getvalue()
 
 
 def zeros_in_the_middle() -> bytes:

@@ -355,6 +355,15 @@ def test_two_records_of_one_id_are_an_error(tmp_path: pathlib.Path) -> None:
     write(tmp_path, make)
 
 
+def test_a_set_that_is_found_is_not_written_to(tmp_path: pathlib.Path) -> None:
+  """It may be somebody else's, on a disk that is to be read only."""
+  write(tmp_path)
+  before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+  time.sleep(0.02)
+  write(tmp_path)
+  assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
 def test_a_set_without_its_report_is_not_finished(
   tmp_path: pathlib.Path,
 ) -> None:

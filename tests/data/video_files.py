@@ -1,6 +1,7 @@
 """Videos written for the tests."""
 
 import io
+import wave
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -94,3 +95,14 @@ def footage(seed: int, frames: int = 40) -> np.ndarray:
   coarse = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
   still = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
   return np.broadcast_to(still, (frames, *still.shape))
+
+
+def sound_only() -> bytes:
+  """A wav file."""
+  file = io.BytesIO()
+  with wave.open(file, "wb") as out:
+    out.setnchannels(1)
+    out.setsampwidth(2)
+    out.setframerate(8000)
+    out.writeframes(bytes(8000))
+  return file.getvalue()

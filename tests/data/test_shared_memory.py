@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from p3d_jax.data.shared import Shared
+from p3d_jax.data.shared_memory import Shared
 
 
 def test_what_is_laid_in_is_seen_from_the_other_side() -> None:

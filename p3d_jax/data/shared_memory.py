@@ -1,7 +1,9 @@
 """Memory that a process shares with a child of its own.
 
 Clips are megabytes: through a socket the system copies each byte twice, in
-pieces. Here it is copied in once and out once.
+pieces. Here it is copied in once and out once. Python's own shared memory has
+a name, which a process that is killed leaves behind, and the room that
+containers give it is small.
 """
 
 from __future__ import annotations
