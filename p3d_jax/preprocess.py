@@ -24,6 +24,9 @@ SWSCALE = (
 # channels -> how many; "BGR" and "RGB" are both read from RGB frames.
 CHANNELS = {"RGB": 3, "BGR": 3, "flow": 2}
 
+# How many crops of a frame may test it.
+CROPS = (1, 3)
+
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -168,6 +171,41 @@ class Preprocessing:
       )
     top, left = (height - crop_height) // 2, (width - crop_width) // 2
     return frames[..., top : top + crop_height, left : left + crop_width, :]
+
+  def crops(self, frames: Any, count: int) -> list[Any]:
+    """Cuts the crop from one place, or from three.
+
+    Args:
+      frames: numpy or jax array (..., height, width, channels).
+      count: 1: the centre. 3: along the longer side (the width where both are
+        equal) its start, its middle and its end; in the middle of the other.
+
+    Returns:
+      `count` views (..., crop height, crop width, channels).
+
+    Raises:
+      ValueError: the frames are smaller than the crop.
+    """
+    if count == 1:
+      return [self.center_crop(frames)]
+    band = self.band(frames)
+    crop_height, crop_width = self.crop_size
+    height, width = band.shape[-3:-1]
+    if width >= height:
+      starts = (0, (width - crop_width) // 2, width - crop_width)
+      return [band[..., x : x + crop_width, :] for x in starts]
+    starts = (0, (height - crop_height) // 2, height - crop_height)
+    return [band[..., y : y + crop_height, :, :] for y in starts]
+
+  def band(self, frames: Any) -> Any:
+    """Cuts what the three crops are cut from: the shorter side's middle."""
+    centre = self.center_crop(frames)  # refuses what is too small
+    height, width = frames.shape[-3:-1]
+    if width >= height:
+      top = (height - centre.shape[-3]) // 2
+      return frames[..., top : top + centre.shape[-3], :, :]
+    left = (width - centre.shape[-2]) // 2
+    return frames[..., left : left + centre.shape[-2], :]
 
   def normalize(self, clips: Any) -> Any:
     """Maps pixels to what the network reads.

@@ -15,7 +15,15 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
   verb.checkpoint_arguments(parser)
   parser.add_argument("--data", help="a built set; default: the run's own")
   parser.add_argument("--split", help="default: the run's evaluation split")
-  _clips_argument(parser)
+  verb.views_arguments(parser)
+  parser.add_argument(
+    "--hits",
+    type=int,
+    nargs="+",
+    default=[1, 5],
+    metavar="K",
+    help="the k of video hit@k (default: 1 5)",
+  )
   parser.add_argument(
     "--batch", type=int, default=8, help="videos at once (default: 8)"
   )
@@ -25,30 +33,12 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     default=0,
     help="processes that read and decode; 0: threads of this one (default: 0)",
   )
-  _timeout_argument(parser)
+  verb.timeout_argument(parser)
   parser.add_argument(
     "--out",
     metavar="JSON",
-    help="default: evaluation-STEP-SPLIT.json in the workdir",
-  )
-
-
-def _clips_argument(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    "--clips",
-    type=int,
-    default=20,
-    help="clips of each video, spread evenly over it (default: 20)",
-  )
-
-
-def _timeout_argument(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    "--timeout",
-    type=float,
-    default=60.0,
-    metavar="SECONDS",
-    help="that decoding one video may take; 0: any number (default: 60)",
+    help="default: evaluation-STEP-SPLIT.json in the workdir; each video's "
+    "scores are written beside it, to the same name with .npz",
   )
 
 
@@ -56,14 +46,15 @@ def _evaluate(args: argparse.Namespace) -> int:
   from p3d_jax.data.pipeline import Reading
   from p3d_jax.evaluate.evaluate import default_out, evaluate, report
 
-  verb.at_least_one(args, "clips", "batch")
+  verb.at_least_one(args, "batch")
   out = args.out or default_out(args.checkpoint, args.step, args.split)
   result = evaluate(
     args.checkpoint,
     data=args.data,
     split=args.split,
     step=args.step,
-    clips=args.clips,
+    views=verb.views(args),
+    ks=args.hits,
     batch=args.batch,
     reading=Reading(workers=args.workers, timeout=args.timeout or None),
     out=out,
@@ -79,8 +70,13 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "videos", metavar="VIDEO", nargs="+", help="files of any size and length"
   )
-  _clips_argument(parser)
-  _timeout_argument(parser)
+  parser.add_argument(
+    "--clips",
+    type=int,
+    default=20,
+    help="clips of each video, spread evenly over it (default: 20)",
+  )
+  verb.timeout_argument(parser)
   parser.add_argument(
     "--top", type=int, default=5, help="classes shown (default: 5)"
   )

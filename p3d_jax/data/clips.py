@@ -1,12 +1,13 @@
 """Which frames of a video, which part of a frame; numpy in, numpy out."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from p3d_jax.preprocess import resize_frames
+from p3d_jax.preprocess import CROPS, resize_frames
 
 # Weights of red, green and blue in the grey of ITU-R BT.601; saturation is the
 # distance from that grey.
@@ -64,6 +65,82 @@ def uniform_clips(
     starts = (2 * np.arange(clips) * room + clips - 1) // (2 * (clips - 1))
   steps = starts[:, None] + stride * np.arange(frames)
   return np.minimum(steps, num_frames - 1)
+
+
+SAMPLINGS = ("uniform", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+  """Which clips and crops of a video test it.
+
+  The paper's are 20 random clips and the centre crop (Sports-1M).
+
+  Attributes:
+    clips: of each video.
+    sampling: "uniform", spread evenly over the video; or "random", each start
+      at which a clip fits equally likely, and clips may overlap.
+    crops: of each clip: 1, the centre; 3, both ends of the longer side besides
+      (`Preprocessing.crops`).
+    seed: of random clips.
+  """
+
+  clips: int = 20
+  sampling: str = "uniform"
+  crops: int = 1
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    if self.clips < 1:
+      raise ValueError(f"clips={self.clips}: must be >= 1")
+    if self.sampling not in SAMPLINGS:
+      raise ValueError(
+        f"sampling={self.sampling!r}: must be one of {', '.join(SAMPLINGS)}"
+      )
+    if self.crops not in CROPS:
+      raise ValueError(f"crops={self.crops}: must be 1 or 3")
+    if self.seed < 0:
+      raise ValueError(f"seed={self.seed}: must be >= 0")
+
+  @property
+  def count(self) -> int:
+    """How many views a video has: clips times crops."""
+    return self.clips * self.crops
+
+  def choose(
+    self, num_frames: int, frames: int, stride: int, name: str
+  ) -> np.ndarray:
+    """Returns the frames of each clip.
+
+    Args:
+      num_frames: frames of the video.
+      frames: frames of a clip.
+      stride: frames of the video from one frame of a clip to the next.
+      name: of the video. Its random clips are a function of it and of the
+        seed: the same in every split, and whatever stands beside it.
+
+    Returns:
+      int64 (clips, frames), ascending indices into the video.
+    """
+    if self.sampling == "uniform":
+      return uniform_clips(num_frames, frames, stride, self.clips)
+    digest = hashlib.sha256(name.encode()).digest()
+    own = int.from_bytes(digest[:8], "big")
+    # 3 is a stream of its own: data/pipeline.py has 0 to 2.
+    rng = np.random.default_rng(
+      np.random.SeedSequence(self.seed, spawn_key=(3, own))
+    )
+    return np.stack(
+      [random_clip(num_frames, frames, stride, rng) for _ in range(self.clips)]
+    )
+
+  def told(self) -> str:
+    """Returns the clips and crops in words, for reports."""
+    clips = f"{self.clips} clip{'s' * (self.clips > 1)}"
+    drawn = f"{clips} at random (seed {self.seed})"
+    sampled = drawn if self.sampling == "random" else f"{clips} each"
+    crop = "centre crop" if self.crops == 1 else f"{self.crops} crops"
+    return f"{sampled}, {crop}"
 
 
 def _span(num_frames: int, frames: int, stride: int) -> int:

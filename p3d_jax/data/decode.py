@@ -133,8 +133,8 @@ def read_clips(
     VideoError: it cannot be read, or holds no video.
   """
   video = Video(source, threads=threads)
-  indices = video.clip_indices(preprocessing, clips)
-  return video.read_clips(indices, preprocessing, crop=False)
+  indices = video.clip_indices(preprocessing, clips_lib.Views(clips))
+  return video.read_clips(indices, preprocessing, crops=None)
 
 
 class Video:
@@ -259,12 +259,21 @@ class Video:
     return pictures.array
 
   def clip_indices(
-    self, preprocessing: Preprocessing, clips: int
+    self,
+    preprocessing: Preprocessing,
+    views: clips_lib.Views,
+    name: str = "",
   ) -> np.ndarray:
-    """Returns the frames, int64 (clips, time), of clips spread evenly."""
+    """Returns the frames, int64 (clips, time), of the clips that test it.
+
+    Args:
+      preprocessing: frames, stride and fps of a clip.
+      views: which clips.
+      name: of the video, which random clips are a function of.
+    """
     timeline = self.timeline(preprocessing.fps)
-    chosen = clips_lib.uniform_clips(
-      len(timeline), preprocessing.frames, preprocessing.stride, clips
+    chosen = views.choose(
+      len(timeline), preprocessing.frames, preprocessing.stride, name
     )
     return timeline[chosen]
 
@@ -273,31 +282,38 @@ class Video:
     indices: np.ndarray,
     preprocessing: Preprocessing,
     *,
-    crop: bool = True,
+    crops: int | None = 1,
   ) -> np.ndarray:
     """Decodes clips for an evaluation, each frame once.
 
     Args:
       indices: of the frames, (clips, time), in any order.
       preprocessing: resize and crop.
-      crop: keep the centre only, as `preprocessing.normalize` takes it; else
-        the whole frame, as `preprocessing.preprocess` does.
+      crops: of each clip, 1 or 3 (`Preprocessing.crops`), as
+        `preprocessing.normalize` takes them; None: the whole frames, as
+        `preprocessing.preprocess` does.
 
     Returns:
-      uint8 (clips, time, height, width, 3), RGB, resized.
+      uint8 (clips x crops, time, height, width, 3), RGB, resized; the crops of
+      a clip follow one another.
 
     Raises:
       VideoError: it cannot be decoded, or its frames are smaller than the crop.
     """
     unique, where = np.unique(indices, return_inverse=True)
-    cut = preprocessing.center_crop if crop else None
+    keep = {None: None, 1: preprocessing.center_crop}
+    cut = keep.get(crops, preprocessing.band)
     try:
       frames = self.read(unique, preprocessing.resize, cut)
     except VideoError:
       raise
     except ValueError as error:
       raise VideoError(f"{self.name}: {error}") from None
-    return frames[where.reshape(indices.shape)]
+    clips = frames[where.reshape(indices.shape)]
+    if crops in keep:
+      return clips
+    each = np.stack(preprocessing.crops(clips, crops or 1), axis=1)
+    return each.reshape(-1, *each.shape[2:])
 
   def frames(self, start: int = 0) -> Generator[av.VideoFrame, None, None]:
     """Decodes from packet `start` on, in the order frames are shown in.

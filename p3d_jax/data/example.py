@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from p3d_jax.data.clips import Augment, random_clip
+from p3d_jax.data.clips import Augment, Views, random_clip
 from p3d_jax.preprocess import Preprocessing
 
 # What opens a video, by what its pixels are: a class called with the encoded
@@ -66,59 +66,34 @@ def train_clip(
 
 
 def eval_clips(
-  video: bytes,
+  video: bytes | str,
   preprocessing: Preprocessing,
-  clips: int,
+  views: Views,
+  name: str = "",
   *,
   decoder: str | None = None,
 ) -> dict[str, Any]:
-  """Reads the centres of clips spread evenly over a video.
+  """Reads the clips and crops that test a video.
 
   Args:
-    video: encoded.
+    video: encoded, or the path of one.
     preprocessing: frames, stride, fps, resize and crop of a clip.
-    clips: how many.
+    views: which clips and crops.
+    name: of the video, which random clips are a function of.
     decoder: "module:class" that opens the video; None: that of `DECODERS`.
 
   Returns:
-    "clips" uint8 (clips, time, height, width, channels).
+    "clips" uint8 (views, time, height, width, channels), the crops of a clip
+    one after the other, and "times" (views,), the middle of each in seconds.
 
   Raises:
     ValueError: it cannot be read.
   """
   stored = open_video(video, preprocessing, decoder)
-  indices = stored.clip_indices(preprocessing, clips)
-  return {"clips": stored.read_clips(indices, preprocessing, crop=True)}
-
-
-def file_clips(
-  path: str,
-  preprocessing: Preprocessing,
-  clips: int,
-  *,
-  decoder: str | None = None,
-) -> dict[str, Any]:
-  """Reads the centres of clips spread evenly over a file.
-
-  Args:
-    path: of the video.
-    preprocessing: frames, stride, fps, resize and crop of a clip.
-    clips: how many.
-    decoder: "module:class" that opens the video; None: that of `DECODERS`.
-
-  Returns:
-    "clips" uint8 (clips, time, height, width, channels), and "times" (clips,),
-    the middle of each in seconds.
-
-  Raises:
-    ValueError: it cannot be read.
-  """
-  stored = open_video(path, preprocessing, decoder)
-  indices = stored.clip_indices(preprocessing, clips)
-  return {
-    "clips": stored.read_clips(indices, preprocessing, crop=True),
-    "times": stored.times[indices].mean(axis=1),
-  }
+  indices = stored.clip_indices(preprocessing, views, name)
+  times = np.repeat(stored.times[indices].mean(axis=1), views.crops)
+  clips = stored.read_clips(indices, preprocessing, crops=views.crops)
+  return {"clips": clips, "times": times}
 
 
 def open_video(

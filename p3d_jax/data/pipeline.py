@@ -15,6 +15,7 @@ unreadable.
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import multiprocessing
 import os
 import threading
@@ -26,8 +27,9 @@ import numpy as np
 from absl import flags
 
 from p3d_jax.data import example as examples
-from p3d_jax.data.clips import Augment
+from p3d_jax.data.clips import Augment, Views
 from p3d_jax.data.decode import VideoError
+from p3d_jax.data.file_set import FileSet
 from p3d_jax.data.guard import Guards
 from p3d_jax.data.sets import VideoSet
 from p3d_jax.preprocess import Preprocessing
@@ -40,8 +42,8 @@ _EPOCH, _EXAMPLE, _REPLACEMENT = 0, 1, 2
 # Videos tried for one example. That so many in turn cannot be read by chance
 # takes a set of which most cannot.
 ATTEMPTS = 10
-# Characters of what is said of a video that could not be read.
-PROBLEM = 240
+# Characters of a text in a batch.
+TEXT = 240
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +142,13 @@ def train_batches(
 
 
 def eval_batches(
-  videos: VideoSet,
+  videos: VideoSet | FileSet,
   preprocessing: Preprocessing,
   *,
-  clips: int,
+  views: Views,
   batch: int,
+  start: int = 0,
+  labelled: bool = True,
   host: int = 0,
   hosts: int = 1,
   reading: Reading = DEFAULT,
@@ -152,34 +156,41 @@ def eval_batches(
   """Yields this host's rows of batches that hold every video once, in order.
 
   Args:
-    videos: an opened split.
+    videos: an opened split, or files.
     preprocessing: frames, stride, fps, resize and crop of a clip.
-    clips: of each video, spread evenly over it.
+    views: clips and crops of each video.
     batch: videos of the global batch.
+    start: position of the first video.
+    labelled: whether a record without a label is refused.
     host: number of this host.
     hosts: how many there are.
     reading: how, and with how many processes and threads.
 
   Yields:
-    "clips" uint8 (rows, clips, time, height, width, channels), "labels" int32
-    (rows, max_labels) with -1 after the last, "video" int32 (rows,), the
-    position in the split, and "problem" (rows,), text that says why a video
-    cannot be read; its clips are then zeros. The last batch is filled up with
-    rows of zeros, video -1.
+    "clips" uint8 (rows, views, time, height, width, channels), "times" float32
+    (rows, views), the middle of each in seconds, "labels" int32 (rows,
+    max_labels) with -1 after the last, "video" int32 (rows,), the position in
+    the split, "source" (rows,), text, the same for videos of one source, and
+    "problem" (rows,), text that says why a video cannot be read; its clips are
+    then zeros. The last batch is filled up with rows of zeros, video -1.
 
   Raises:
     ValueError: an argument is out of its range.
   """
   check_channels(videos, preprocessing.channels)
   rows = _rows(batch, host, hosts)
-  steps = -(-len(videos) // batch)
+  if not 0 <= start <= len(videos):
+    raise ValueError(f"start={start}: must be within 0..{len(videos)}")
+  steps = -(-(len(videos) - start) // batch)
 
   call = Decoding(reading)
 
   def example(at: int) -> Batch:
     step, row = divmod(at, rows)
-    video = step * batch + host * rows + row
-    return eval_example(videos, preprocessing, clips, video, call=call)
+    video = start + step * batch + host * rows + row
+    return eval_example(
+      videos, preprocessing, views, video, labelled=labelled, call=call
+    )
 
   return _batches(example, steps * rows, rows, reading, call)
 
@@ -265,7 +276,7 @@ def train_example(
       "labels": _padded(labels, videos.max_labels),
       "index": np.asarray(index, np.int64),
       "replaced": np.asarray(attempt, np.int32),
-      "problem": _problem(problem),
+      "problem": _text(problem),
     }
   raise VideoError(f"{ATTEMPTS} videos in turn cannot be read; {problem}")
 
@@ -302,9 +313,9 @@ def _train_clip(
 
 
 def eval_example(
-  videos: VideoSet,
+  videos: VideoSet | FileSet,
   preprocessing: Preprocessing,
-  clips: int,
+  views: Views,
   video: int,
   *,
   labelled: bool = True,
@@ -315,12 +326,14 @@ def eval_example(
   With `labelled` False a record may be without a label.
   """
   channels = len(preprocessing.mean)
-  shape = (clips, preprocessing.frames, *preprocessing.crop_size, channels)
+  shape = (views.count, preprocessing.frames, *preprocessing.crop_size)
   empty: Batch = {
-    "clips": np.zeros(shape, np.uint8),
+    "clips": np.zeros((*shape, channels), np.uint8),
+    "times": np.zeros(views.count, np.float32),
     "labels": np.full(videos.max_labels, -1, np.int32),
     "video": np.asarray(-1, np.int32),
-    "problem": _problem(""),
+    "source": _text(""),
+    "problem": _text(""),
   }
   if video >= len(videos):
     return empty
@@ -329,13 +342,17 @@ def eval_example(
     **empty,
     "labels": _padded(_checked(record, videos, labelled), videos.max_labels),
     "video": np.asarray(video, np.int32),
+    "source": _name(record["source_id"]),
   }
   try:
-    read = call("eval_clips", record["video"], preprocessing, clips)
+    read = call(
+      "eval_clips", record["video"], preprocessing, views, record["id"]
+    )
   except ValueError as error:
     text = f"record {record['id']!r}: {error}"
-    return {**found, "problem": _problem(text)}
-  return {**found, "clips": read["clips"]}
+    return {**found, "problem": _text(text)}
+  times = read["times"].astype(np.float32)
+  return {**found, "clips": read["clips"], "times": times}
 
 
 @functools.lru_cache(maxsize=2)
@@ -347,7 +364,7 @@ def epoch_order(videos: int, seed: int, epoch: int) -> np.ndarray:
   return rng.permutation(videos)
 
 
-def check_channels(videos: VideoSet, channels: str) -> None:
+def check_channels(videos: VideoSet | FileSet, channels: str) -> None:
   """Refuses pixels that a set does not hold.
 
   Raises:
@@ -373,7 +390,7 @@ def _rows(batch: int, host: int, hosts: int) -> int:
 
 
 def _checked(
-  record: dict[str, Any], videos: VideoSet, labelled: bool
+  record: dict[str, Any], videos: VideoSet | FileSet, labelled: bool
 ) -> np.ndarray:
   """Returns a record's labels.
 
@@ -406,9 +423,16 @@ def _padded(labels: np.ndarray, max_labels: int) -> np.ndarray:
   return out
 
 
-def _problem(text: str) -> np.ndarray:
+def _text(text: str) -> np.ndarray:
   """Returns a text as batches hold it; all of one width, so that they stack."""
-  return np.asarray(text, f"<U{PROBLEM}")
+  return np.asarray(text, f"<U{TEXT}")
+
+
+def _name(text: str) -> np.ndarray:
+  """Returns a name as batches hold it; one that is too long, as its sha256."""
+  if len(text) > TEXT:
+    text = hashlib.sha256(text.encode()).hexdigest()
+  return _text(text)
 
 
 def _batches(

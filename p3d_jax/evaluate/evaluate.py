@@ -1,23 +1,27 @@
-"""Evaluates a checkpoint on a split: clip hit@1 beside video hit@1 and @5."""
+"""Evaluates a checkpoint on a split: clip hit@1 beside video hit@1 and more."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 
 from p3d_jax.checkpoint import model
+from p3d_jax.data.clips import Views
 from p3d_jax.data.pipeline import DEFAULT, Reading, check_channels
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.evaluate.predict import classifier
-from p3d_jax.files import write_aside
+from p3d_jax.evaluate.score_file import VideoScores, save_scores
+from p3d_jax.files import check_out, write_aside
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding
-from p3d_jax.train.metrics import per_class, summary
+from p3d_jax.train.metrics import Scores, per_class, summary
 from p3d_jax.train.score import Scorer
 
 
@@ -27,35 +31,44 @@ def evaluate(
   data: epath.PathLike | None = None,
   split: str | None = None,
   step: int | str = "last",
-  clips: int = 20,
+  views: Views | None = None,
+  ks: Sequence[int] = (1, 5),
   batch: int = 8,
   reading: Reading = DEFAULT,
   out: epath.PathLike | None = None,
 ) -> dict[str, Any]:
-  """Scores each video of a split by the mean over uniform centre-crop clips.
+  """Scores each video of a split by the mean over its clips.
+
+  It runs on all devices of all processes; the first process writes.
 
   Args:
     path: a workdir, or a checkpoint folder.
     data: folder of a built set; None takes the one that the run trained on.
     split: of the set; None takes the run's evaluation split.
     step: of a workdir: a number, "last" or "best".
-    clips: a video.
+    views: clips and crops of each video; None: 20 uniform clips, centre crop.
+    ks: of video hit@k.
     batch: videos at once, over all devices.
     reading: how videos are read.
-    out: JSON file of the result; None writes none.
+    out: JSON file of the result, which ends in .json; the score of each video
+      is written beside it, to the same name with .npz (`load_scores`). None
+      writes neither.
 
   Returns:
-    "clip_hit@1", "video_hit@1" and "video_hit@5" (percent), "videos",
-    "clips_per_video", "per_class", "unreadable" (how many could not be read;
-    they count as missed), "problems" (why), and what was evaluated on what.
+    What `metrics.summary` gives ("clip_hit@1", "video_hit@1", ..., percent;
+    "videos", "clips_per_video", "unreadable": how many could not be read, which
+    count as missed), "per_class", "problems" (why), and what was evaluated on
+    what, by which "views".
 
   Raises:
     ValueError: if there is no such checkpoint or set, their classes differ,
       the network has no classes, or `out` cannot be written.
     ArithmeticError: if the network's scores are not finite.
   """
+  views = views or Views()
+  _check_ks(ks)
   if out is not None:
-    _check_out(epath.Path(out))
+    _check_names(epath.Path(out))
   folder = classifier(path, step, flow=True)
   module, variables, record = model.load(folder)
   videos = _open(folder, record, data, split)
@@ -70,13 +83,14 @@ def evaluate(
     scores = scorer.videos(
       variables,
       videos,
-      clips=clips,
+      views=views,
       batch=batch,
       reading=reading,
       progress=lambda done: bar.update(done, line=done == len(videos)),
     )
   result = {
-    **summary(scores),
+    **summary(scores, ks),
+    "views": dataclasses.asdict(views),
     "per_class": per_class(scores, record.labels),
     "problems": list(scores.problems),
     "checkpoint": str(folder),
@@ -85,9 +99,48 @@ def evaluate(
     "sha256": record.sha256,
     "versions": logs.versions(),
   }
-  if out is not None:
-    write_aside(out, json.dumps(result, indent=2) + "\n")
+  if out is not None and jax.process_index() == 0:
+    _write(epath.Path(out), result, scores, videos, record.scores)
   return result
+
+
+def _write(
+  out: epath.Path,
+  result: dict[str, Any],
+  scores: Scores,
+  videos: VideoSet,
+  scored: str,
+) -> None:
+  """Writes the result, and before it the score of each video beside it."""
+  about = {
+    name: result[name]
+    for name in ("checkpoint", "sha256", "data", "split", "views", "versions")
+  } | {"scores": scored}
+  save_scores(
+    out.with_suffix(".npz"),
+    VideoScores(
+      ids=tuple(videos.ids()),
+      scores=scores.videos.astype(np.float32),
+      labels=scores.labels,
+      label_names=tuple(videos.label_names),
+      readable=scores.readable,
+      about=about,
+    ),
+  )
+  write_aside(out, json.dumps(result, indent=2) + "\n")
+
+
+def _check_names(out: epath.Path) -> None:
+  """Refuses files that could not be written in the end."""
+  check_out(out)
+  if out.suffix != ".json":
+    raise ValueError(f"out={str(out)!r}: it must end in .json")
+  check_out(out.with_suffix(".npz"))
+
+
+def _check_ks(ks: Sequence[int]) -> None:
+  if not ks or min(ks) < 1:
+    raise ValueError(f"hits={list(ks)}: each must be >= 1")
 
 
 def default_out(
@@ -159,26 +212,15 @@ def _some(labels: Sequence[str]) -> str:
   return f"{len(labels)} ({shown})"
 
 
-def _check_out(out: epath.Path) -> None:
-  """Refuses a file that could not be written in the end."""
-  if "://" in os.fspath(out):
-    return  # buckets have no folders, and rights that only writing tells
-  if out.is_dir():
-    raise ValueError(f"out={os.fspath(out)!r}: it is a folder, not a file")
-  if not out.parent.is_dir():
-    raise ValueError(f"out={os.fspath(out)!r}: there is no such folder")
-  if not os.access(out.parent, os.W_OK | os.X_OK):
-    raise ValueError(f"out={os.fspath(out)!r}: the folder cannot be written to")
-
-
 def report(result: dict[str, Any]) -> str:
   """Returns the result as people read it."""
+  hits = [name for name in result if "hit@" in name]
   lines = [
     f"{result['videos']} videos of {result['split']}, "
-    f"{result['clips_per_video']} clips each, centre crop",
-    f"clip hit@1 {result['clip_hit@1']:.1f}   "
-    f"video hit@1 {result['video_hit@1']:.1f}   "
-    f"video hit@5 {result['video_hit@5']:.1f}",
+    f"{Views(**result['views']).told()}",
+    "   ".join(f"{name.replace('_', ' ')} {result[name]:.1f}" for name in hits),
+    f"mean class accuracy {result['mean_class_accuracy']:.1f}   "
+    f"mAP {result['mAP']:.1f}",
   ]
   if result["problems"]:
     lines.append(

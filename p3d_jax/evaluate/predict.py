@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from p3d_jax.checkpoint import model
+from p3d_jax.data.clips import Views
 from p3d_jax.data.decode import VideoError
 from p3d_jax.data.guard import CrashError, HangError
 from p3d_jax.data.pipeline import Decoding, Reading
@@ -137,7 +138,7 @@ class Predictor:
     """Middle of each clip in seconds, and uint8 pixels of all."""
     try:
       found = self._decode(
-        "file_clips", os.fspath(path), self.record.preprocessing, clips
+        "eval_clips", os.fspath(path), self.record.preprocessing, Views(clips)
       )
     except (HangError, CrashError) as error:
       raise VideoError(f"{path}: {error}") from error

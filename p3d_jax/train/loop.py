@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from p3d_jax.checkpoint.model import Record
 from p3d_jax.checkpoint.run import RunCheckpoints
 from p3d_jax.data import pipeline
+from p3d_jax.data.clips import Views
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.models import p3d, schedule, zoo
 from p3d_jax.preprocess import Preprocessing
@@ -282,7 +283,7 @@ def _evaluate(
   scores = scorer.videos(
     state.variables,
     run.eval_videos,
-    clips=config.eval.clips,
+    views=Views(config.eval.clips),
     batch=config.eval.batch,
     reading=configs.reading(config),
     progress=lambda scored: bar.note(f"evaluating {scored}/{videos}"),

@@ -1,9 +1,10 @@
-"""Scores all videos of a split: N clips each, sharded over the devices."""
+"""Scores all videos of a split: some views each, sharded over the devices."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,11 +12,129 @@ import numpy as np
 from jax.sharding import Mesh
 
 from p3d_jax.data import pipeline
+from p3d_jax.data.clips import Views
+from p3d_jax.data.file_set import FileSet
 from p3d_jax.data.sets import VideoSet
 from p3d_jax.models.p3d import P3D
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.train import sharding, step
 from p3d_jax.train.metrics import Scores
+
+# Maps variables and clips, uint8 (rows, views, time, height, width, channels),
+# to arrays (rows, ...) that are whole on all devices.
+Step = Callable[[Any, jax.Array], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """What a batch of videos gave, padding left out.
+
+  Attributes:
+    index: (rows,), position of each video in its split.
+    labels: int32 (rows, max labels), padded with -1.
+    times: (rows, views), the middle of each view in seconds.
+    sources: of each video, the same for those of one source.
+    problems: why a video could not be read; "" where it could.
+    outputs: of the step, numpy arrays (rows, ...).
+  """
+
+  index: np.ndarray
+  labels: np.ndarray
+  times: np.ndarray
+  sources: tuple[str, ...]
+  problems: tuple[str, ...]
+  outputs: Any
+
+
+def each_video(
+  step: Step,
+  variables: Any,
+  videos: VideoSet | FileSet,
+  preprocessing: Preprocessing,
+  *,
+  views: Views,
+  batch: int,
+  mesh: Mesh,
+  start: int = 0,
+  labelled: bool = True,
+  reading: pipeline.Reading = pipeline.DEFAULT,
+) -> Iterator[Rows]:
+  """Runs a step over each video once, on all devices of all hosts.
+
+  A host reads its share of each batch; what comes out is the same on all.
+
+  Args:
+    step: that is run, compiled over the mesh.
+    variables: of the network, as `sharding.replicated` places them.
+    videos: a split, or files.
+    preprocessing: frames, stride, fps, resize and crop of a clip.
+    views: clips and crops of each video.
+    batch: videos at once, over all devices.
+    mesh: that they are split over.
+    start: position of the first video.
+    labelled: whether a record without a label is refused.
+    reading: how videos are read.
+
+  Yields:
+    The rows of each batch, in the order of the split.
+
+  Raises:
+    ValueError: an argument is out of its range.
+  """
+  if batch < 1 or batch % mesh.size:
+    raise ValueError(
+      f"batch is {batch}: it must be a multiple of the {mesh.size} devices"
+    )
+  whole = sharding.replicated(mesh)
+  gather = jax.jit(lambda rows: rows, out_shardings=whole)
+  batches = pipeline.eval_batches(
+    videos,
+    preprocessing,
+    views=views,
+    batch=batch,
+    start=start,
+    labelled=labelled,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+    reading=reading,
+  )
+  with contextlib.closing(batches):
+    for rows in batches:
+      clips = sharding.put({"clips": rows.pop("clips")}, mesh)["clips"]
+      said = gather(sharding.put(_coded(rows), mesh))
+      yield _kept(_decoded(said), step(variables, clips))
+
+
+def _kept(rows: pipeline.Batch, outputs: Any) -> Rows:
+  """Leaves out what fills up the last batch."""
+  real = rows["video"] >= 0
+  return Rows(
+    index=rows["video"][real],
+    labels=rows["labels"][real],
+    times=rows["times"][real],
+    sources=tuple(rows["source"][real].tolist()),
+    problems=tuple(rows["problem"][real].tolist()),
+    outputs=jax.tree.map(lambda x: np.asarray(x)[real], outputs),
+  )
+
+
+def _coded(rows: pipeline.Batch) -> pipeline.Batch:
+  """Texts as the numbers of their characters: devices know no others."""
+  return {
+    name: values.view(np.uint32).reshape(len(values), -1)
+    if values.dtype.kind == "U"
+    else values
+    for name, values in rows.items()
+  }
+
+
+def _decoded(rows: dict[str, jax.Array]) -> pipeline.Batch:
+  """Undoes `_coded`."""
+  values = {name: np.asarray(x) for name, x in rows.items()}
+  for name in ("source", "problem"):
+    text = np.ascontiguousarray(values[name], np.uint32)
+    values[name] = text.view(f"<U{text.shape[1]}")[:, 0]
+  return values
 
 
 class Scorer:
@@ -54,20 +173,14 @@ class Scorer:
         for the first class.)
     """
     batch = sharding.put({"clips": clips}, self.mesh)
-    scores = np.asarray(self._step(variables, batch["clips"]))
-    if not np.isfinite(scores).all():
-      raise ArithmeticError(
-        "the network's scores are not finite: its variables are not, or its "
-        "dtype is too narrow for them"
-      )
-    return scores
+    return finite(np.asarray(self._step(variables, batch["clips"])))
 
   def videos(
     self,
     variables: Any,
     videos: VideoSet,
     *,
-    clips: int,
+    views: Views,
     batch: int,
     reading: pipeline.Reading = pipeline.DEFAULT,
     progress: Callable[[int], None] = lambda done: None,
@@ -77,7 +190,7 @@ class Scorer:
     Args:
       variables: of the network.
       videos: the split.
-      clips: uniform clips a video.
+      views: clips and crops of each video.
       batch: videos at once, over all devices.
       reading: how videos are read.
       progress: called with the number of videos done.
@@ -85,32 +198,40 @@ class Scorer:
     Raises:
       ArithmeticError: a score is not a number.
     """
-    variables = self.place(variables)
-    found: dict[int, np.ndarray] = {}
-    labels: dict[int, np.ndarray] = {}
-    problems: dict[int, str] = {}
-    batches = pipeline.eval_batches(
+    found: list[Rows] = []
+    rows = each_video(
+      self._step,
+      self.place(variables),
       videos,
       self.preprocessing,
-      clips=clips,
+      views=views,
       batch=batch,
+      mesh=self.mesh,
       reading=reading,
     )
-    with contextlib.closing(batches):
-      for rows in batches:
-        scores = self.clips(variables, rows["clips"])
-        for i, video in enumerate(rows["video"]):
-          if video >= 0:  # the last batch is padded
-            found[int(video)] = scores[i]
-            labels[int(video)] = rows["labels"][i]
-            if rows["problem"][i]:
-              problems[int(video)] = str(rows["problem"][i])
-        progress(len(found))
-    order = sorted(found)
+    for row in rows:
+      finite(row.outputs)
+      found.append(row)
+      progress(sum(len(row.index) for row in found))
+    problems = [problem for row in found for problem in row.problems]
     return Scores(
-      index=np.asarray(order),
-      clips=np.stack([found[i] for i in order]),
-      labels=np.stack([labels[i] for i in order]),
-      readable=np.asarray([i not in problems for i in order]),
-      problems=tuple(problems[i] for i in sorted(problems)),
+      index=np.concatenate([row.index for row in found]),
+      clips=np.concatenate([row.outputs for row in found]),
+      labels=np.concatenate([row.labels for row in found]),
+      readable=np.asarray([not problem for problem in problems]),
+      problems=tuple(problem for problem in problems if problem),
     )
+
+
+def finite(scores: np.ndarray) -> np.ndarray:
+  """Returns what it is given.
+
+  Raises:
+    ArithmeticError: a score is not a number.
+  """
+  if not np.isfinite(scores).all():
+    raise ArithmeticError(
+      "the network's scores are not finite: its variables are not, or its "
+      "dtype is too narrow for them"
+    )
+  return scores

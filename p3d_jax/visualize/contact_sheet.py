@@ -16,7 +16,7 @@ from etils import epath
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from p3d_jax.data.clips import Augment
+from p3d_jax.data.clips import Augment, Views
 from p3d_jax.data.flow import BOUND, flow_color, flow_of, pixels_of
 from p3d_jax.data.pipeline import (
   Decoding,
@@ -270,7 +270,7 @@ def _evaluated(
   shown = []
   for video in chosen:
     read = eval_example(
-      noted, preprocessing, 1, int(video), labelled=False, call=call
+      noted, preprocessing, Views(1), int(video), labelled=False, call=call
     )
     labels = read["labels"][read["labels"] >= 0]
     problem = str(read["problem"])

@@ -5,6 +5,7 @@ import pytest
 
 from p3d_jax.data.clips import (
   Augment,
+  Views,
   color,
   draw_box,
   random_clip,
@@ -54,6 +55,53 @@ def test_uniform_clips_by_hand(
   assert out.shape == (clips, 16)
   assert out[:, 0].tolist() == starts
   assert (np.diff(out, axis=1) == 1).all()
+
+
+def test_random_views_take_every_start_equally_often() -> None:
+  # 10 frames, a clip of 3 with stride 2 spans 5: starts 0 to 5.
+  views = Views(clips=20, sampling="random")
+  clips = np.concatenate(
+    [views.choose(10, 3, 2, f"video {k}") for k in range(300)]
+  )
+  starts = np.bincount(clips[:, 0], minlength=6)
+  assert len(starts) == 6
+  # 1000 expected, deviation 29.
+  assert np.abs(starts - 1000).max() < 120
+  assert (np.diff(clips, axis=1) == 2).all()
+
+
+def test_random_views_are_of_the_seed_and_the_video_alone() -> None:
+  views = Views(sampling="random", seed=1)
+  one = views.choose(100, 16, 1, "a")
+  assert np.array_equal(one, views.choose(100, 16, 1, "a"))
+  assert not np.array_equal(one, views.choose(100, 16, 1, "b"))
+  other = Views(sampling="random", seed=2)
+  assert not np.array_equal(one, other.choose(100, 16, 1, "a"))
+  # The first of many clips are the clips of fewer.
+  few = Views(clips=3, sampling="random", seed=1)
+  assert np.array_equal(one[:3], few.choose(100, 16, 1, "a"))
+
+
+def test_uniform_views_do_not_draw() -> None:
+  found = Views(clips=5, crops=3, seed=7)
+  assert found.count == 15
+  expected = uniform_clips(26, 16, 1, 5)
+  assert np.array_equal(found.choose(26, 16, 1, "a"), expected)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"clips": 0}, "^clips=0: must be >= 1$"),
+    ({"sampling": "dense"}, "^sampling='dense': must be one of uniform, ran"),
+    ({"crops": 2}, "^crops=2: must be 1 or 3$"),
+    ({"seed": -1}, "^seed=-1: must be >= 0$"),
+  ],
+  ids=["clips", "sampling", "crops", "seed"],
+)
+def test_views_that_are_refused(fields: dict[str, Any], message: str) -> None:
+  with pytest.raises(ValueError, match=message):
+    Views(**fields)
 
 
 def test_the_twenty_clips_reach_both_ends() -> None:

@@ -8,7 +8,7 @@ import pytest
 from video_files import encode_video, number_of, numbered, sound_only
 
 from p3d_jax.data import decode
-from p3d_jax.data.clips import Augment
+from p3d_jax.data.clips import Augment, Views
 from p3d_jax.data.decode import (
   Video,
   VideoError,
@@ -228,10 +228,35 @@ def test_preprocess_of_read_clips_is_what_evaluation_feeds(
   assert clips.shape == (3, 4, *shown, 3)
   assert clips.dtype == np.uint8
   video = Video(encoded)
-  cropped = video.read_clips(video.clip_indices(record, 3), record)
+  cropped = video.read_clips(video.clip_indices(record, Views(3)), record)
   assert cropped.shape == (3, 4, 36, 33, 3)
   given = record.preprocess(clips)
   assert np.array_equal(given, record.normalize(cropped))
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_three_crops_are_the_ends_and_the_middle(rotation: int) -> None:
+  """Cut by hand from the whole frames, of wide videos and of high ones."""
+  rng = np.random.default_rng(3)
+  noise = rng.integers(0, 256, (8, 16, 25, 3)).astype(np.uint8)
+  encoded = encode_video(
+    np.kron(noise, np.ones((1, 4, 4, 1), np.uint8)),
+    setup=lambda s: s.set_display_rotation(rotation),
+  )
+  record = Preprocessing(frames=4, resize=None, crop=40)
+  video = Video(encoded)
+  indices = video.clip_indices(record, Views(2))
+  found = video.read_clips(indices, record, crops=3)
+  assert found.shape == (6, 4, 40, 40, 3)
+  whole = video.read_clips(indices, record, crops=None)
+  for clip in range(2):
+    for crop, start in enumerate((0, 30, 60)):  # of 100 pixels
+      cut = np.s_[start : start + 40], np.s_[12:52]  # of 64 the middle
+      rows, columns = cut if rotation else cut[::-1]
+      expected = whole[clip][:, rows, columns]
+      assert np.array_equal(found[3 * clip + crop], expected)
+  middle = video.read_clips(indices, record)
+  assert np.array_equal(found[1::3], middle)
 
 
 def triangle(size: int, out: int) -> np.ndarray:

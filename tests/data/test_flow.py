@@ -9,7 +9,7 @@ from scipy import ndimage
 from video_files import encode_video, footage
 
 from p3d_jax.data import flow
-from p3d_jax.data.clips import Augment
+from p3d_jax.data.clips import Augment, Views
 from p3d_jax.data.decode import Video, VideoError
 from p3d_jax.data.flow import (
   METHODS,
@@ -305,11 +305,11 @@ def test_clips_are_those_of_any_video(smooth: np.ndarray) -> None:
     mean=(128.0, 128.0),
     std=(1.0, 1.0),
   )
-  indices = video.clip_indices(record, 3)
+  indices = video.clip_indices(record, Views(3))
   # 7 frames for a clip: starts at 0, 2.5 rounded up, and 5.
   assert indices.tolist() == [[0, 2, 4, 6], [3, 5, 7, 9], [5, 7, 9, 11]]
   cut = video.read_clips(indices, record)
-  whole = video.read_clips(indices, record, crop=False)
+  whole = video.read_clips(indices, record, crops=None)
   assert whole.shape == (3, 4, 40, 50, 2)
   # (40 - 32) / 2 and (50 - 32) / 2 pixels are left out before the crop.
   assert np.array_equal(cut, whole[:, :, 4:36, 9:41])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from video_files import encode_video, number_of, numbered
 
-from p3d_jax.data.clips import Augment
+from p3d_jax.data.clips import Augment, Views
 from p3d_jax.data.decode import VideoError
 from p3d_jax.data.pipeline import (
   Reading,
@@ -147,6 +147,7 @@ class Numbered:
       "video": self.videos[index],
       "labels": np.array([index, index + 1][: 1 + index % 2]),
       "id": f"film {index}",
+      "source_id": f"source {index}",
     }
 
 
@@ -236,7 +237,7 @@ def test_evaluation_reads_every_video_once(
   parts = [
     list(
       eval_batches(
-        held_out_set, RECORD, clips=3, batch=6, host=host, hosts=hosts,
+        held_out_set, RECORD, views=Views(3), batch=6, host=host, hosts=hosts,
         reading=Reading(workers=workers),
       )
     )
@@ -261,7 +262,7 @@ def test_evaluation_reads_every_video_once(
 
 
 def test_evaluation_takes_uniform_clips(numbers: Any) -> None:
-  batch = next(eval_batches(numbers, WHOLE, clips=2, batch=4))
+  batch = next(eval_batches(numbers, WHOLE, views=Views(2), batch=4))
   shown = [
     [[number_of(f) for f in clip] for clip in video] for video in batch["clips"]
   ]
@@ -390,11 +391,13 @@ def test_a_set_without_a_sound_video_ends_in_an_error() -> None:
 @pytest.mark.parametrize("damage", KINDS, ids=lambda kind: kind.decode())
 def test_evaluation_says_what_cannot_be_read(damage: bytes) -> None:
   videos: Any = Damaged(4, {2: damage})
-  (batch,) = eval_batches(videos, WHOLE, clips=2, batch=4, reading=GUARDED)
+  (batch,) = eval_batches(
+    videos, WHOLE, views=Views(2), batch=4, reading=GUARDED
+  )
   (expected,) = eval_batches(
     Numbered(4),  # type: ignore[arg-type]
     WHOLE,
-    clips=2,
+    views=Views(2),
     batch=4,
   )
   assert re.search(f"film 2.*{KINDS[damage]}", str(batch["problem"][2]))
@@ -411,7 +414,7 @@ def test_evaluation_says_what_cannot_be_read(damage: bytes) -> None:
 def test_flow_and_rgb_are_told_apart() -> None:
   videos: Any = Numbered(2)
   videos.channels = "flow"
-  arguments: dict[str, Any] = {"clips": 1, "batch": 2}
+  arguments: dict[str, Any] = {"views": Views(1), "batch": 2}
   with pytest.raises(
     ValueError, match="channels='RGB': numbered holds optical"
   ):
@@ -492,7 +495,7 @@ def test_labels_that_the_set_does_not_have(
       videos, WHOLE, flip, batch=1, seed=0, start_step=0, stop_step=1
     )
     if reads == "train"
-    else eval_batches(videos, WHOLE, clips=1, batch=1)
+    else eval_batches(videos, WHOLE, views=Views(1), batch=1)
   )
   with pytest.raises(ValueError, match=f"record 'film 0': {message}"):
     next(batches)

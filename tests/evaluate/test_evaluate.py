@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import p3d_jax
+from p3d_jax.data.clips import Views
 from p3d_jax.data.sets import open_set
 from p3d_jax.evaluate.evaluate import default_out, evaluate, report
 from p3d_jax.evaluate.predict import Predictor
@@ -22,7 +23,7 @@ from tests import small
 def test_it_is_a_plain_loop_over_the_videos(tmp_path: pathlib.Path) -> None:
   """Ten videos in batches of four: the two rows of padding do not count."""
   out = tmp_path / "evaluation.json"
-  result = evaluate(small.trained(), clips=3, batch=4, out=out)
+  result = evaluate(small.trained(), views=Views(3), batch=4, out=out)
   module, variables, record = p3d_jax.load(small.trained())
   videos = open_set(small.dataset(), "test")
   apply = jax.jit(module.apply)
@@ -58,14 +59,14 @@ def test_it_is_a_plain_loop_over_the_videos(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_batch_does_not_matter() -> None:
-  one = evaluate(small.trained(), clips=2, batch=10)
-  other = evaluate(small.trained(), clips=2, batch=3, split="test")
+  one = evaluate(small.trained(), views=Views(2), batch=10)
+  other = evaluate(small.trained(), views=Views(2), batch=3, split="test")
   assert one == other
 
 
 def test_other_splits_steps_and_mistakes(tmp_path: pathlib.Path) -> None:
   workdir = small.trained()
-  result = evaluate(workdir, split="train[:3]", step=2, clips=1)
+  result = evaluate(workdir, split="train[:3]", step=2, views=Views(1))
   assert result["videos"] == 3
   assert result["checkpoint"].endswith("checkpoints/2")
   with pytest.raises(ValueError, match=r"^split='valid'"):
@@ -115,7 +116,7 @@ def test_a_set_that_moved(tmp_path: pathlib.Path) -> None:
   p3d_jax.save(tmp_path / "x", variables, moved)
   with pytest.raises(ValueError, match=r"gone, and no built .* with --data$"):
     evaluate(tmp_path / "x")
-  result = evaluate(tmp_path / "x", data=small.dataset(), clips=1)
+  result = evaluate(tmp_path / "x", data=small.dataset(), views=Views(1))
   assert result["split"] == "test"
 
 
@@ -128,7 +129,7 @@ def test_scores_that_are_not_numbers_are_no_result(
   record = dataclasses.replace(record, scores=scores)
   p3d_jax.save(tmp_path / "x", bad, record)
   with pytest.raises(ArithmeticError, match="^[^\n]*not finite[^\n]*$"):
-    evaluate(tmp_path / "x", data=small.dataset(), split="test", clips=1)
+    evaluate(tmp_path / "x", data=small.dataset(), split="test", views=Views(1))
   (path,) = list(small.footage().glob("film 0.mp4"))
   with pytest.raises(ArithmeticError, match="not finite"):
     Predictor(tmp_path / "x").predict(path, clips=1)
@@ -148,7 +149,7 @@ def test_variables_cross_to_the_devices_once() -> None:
   scorer._step = spy
   videos = open_set(small.dataset(), "test")
   host = jax.tree.map(np.asarray, variables)
-  scorer.videos(host, videos, clips=1, batch=4)
+  scorer.videos(host, videos, views=Views(1), batch=4)
   assert len(seen) == 3
   for leaves in seen:
     assert all(x is y for x, y in zip(leaves, seen[0], strict=True))

@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from p3d_jax.data.clips import Augment
+from p3d_jax.data.clips import Augment, Views
 from p3d_jax.data.encode import encode
 from p3d_jax.data.pipeline import eval_batches, train_batches
 from p3d_jax.preprocess import Preprocessing
@@ -72,6 +72,7 @@ class Films:
       "video": self.videos[index],
       "labels": np.array([index % 4, 3][: 1 + index % 2]),
       "id": f"电影 film {index}",
+      "source_id": "",
     }
 
 
@@ -139,7 +140,7 @@ def test_evaluation_shows_centre_clips(
 ) -> None:
   out = tmp_path / "sheet.png"
   contact_sheet(films, PIXELS, None, out=out, count=99, frames=9, seed=1)
-  batch = next(eval_batches(films, PIXELS, clips=1, batch=6))
+  batch = next(eval_batches(films, PIXELS, views=Views(1), batch=6))
   shown = tiles(out, 6, 5, SCALE, 6)  # a clip has but 5 frames
   order = [
     next(k for k in range(6) if np.array_equal(row, batch["clips"][k, 0]))
@@ -166,7 +167,9 @@ def test_captions_are_of_the_clips_shown(
   plain = Augment(random_crop=False)
   long = dataclasses.replace(PIXELS, frames=24, stride=1)  # the whole video
   contact_sheet(broken, long, plain, out=tmp_path / "a.png", count=6)
-  whole = next(eval_batches(films, long, clips=1, batch=6))["clips"][:, 0]
+  whole = next(eval_batches(films, long, views=Views(1), batch=6))["clips"][
+    :, 0
+  ]
   for shown in drawn:
     film = int(shown.id[-1])
     assert np.array_equal(shown.clip, whole[film])
