@@ -25,7 +25,7 @@ def commands() -> list[str]:
       words = shlex.split(command, comments=True)
       # `p3d config` and `p3d data check` may be named alone; one with
       # arguments is meant to run.
-      if len(words) > 2 + (words[1] == "data"):
+      if len(words) > 2 + (words[1] in ("data", "draw", "paper")):
         found.append(command)
   return found
 
