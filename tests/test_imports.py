@@ -107,7 +107,9 @@ ALLOWED = {
 }
 ALLOWED["train"] |= {"files", "progress"}
 ALLOWED["evaluate"] = ALLOWED["train"] | {"train"}
-ALLOWED["visualize"] = ALLOWED["pods"] = ALLOWED["evaluate"]
+ALLOWED["pods"] = ALLOWED["evaluate"]
+ALLOWED["visualize"] = ALLOWED["evaluate"] | {"evaluate"}
+ALLOWED["paper"] = ALLOWED["visualize"] | {"visualize"}
 ALLOWED["cli"] = {*ALLOWED, "cli"}
 
 

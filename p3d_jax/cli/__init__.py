@@ -16,7 +16,21 @@ from typing import NoReturn
 
 import absl.logging
 
-from p3d_jax.cli import checkpoint, data, evaluate, models, train, weights
+from p3d_jax.cli import (
+  checkpoint,
+  data,
+  draw,
+  evaluate,
+  features,
+  fuse,
+  models,
+  paper,
+  report,
+  similarity,
+  tasks,
+  train,
+  weights,
+)
 from p3d_jax.cli.verb import Verb
 from p3d_jax.version import __version__
 
@@ -27,6 +41,15 @@ VERBS: dict[str, Verb] = {
   "config": train.CONFIG,
   "evaluate": evaluate.EVALUATE,
   "predict": evaluate.PREDICT,
+  "fuse": fuse.FUSE,
+  "features": features.FEATURES,
+  "svm": tasks.SVM,
+  "scenes": tasks.SCENES,
+  "pca": tasks.PCA,
+  "similarity": similarity.SIMILARITY,
+  "draw": draw.DRAW,
+  "report": report.REPORT,
+  "paper": paper.PAPER,
   "inflate": weights.INFLATE,
   "convert": weights.CONVERT,
   "verify": weights.VERIFY,

@@ -207,7 +207,6 @@ def _resolve(
 ) -> ConfigDict:
   """Returns the config with what belongs to the weights, and their rates."""
   theirs = _of_weights(record)
-  _check_pixels(config, record)
   _check_same(config, theirs)
   resolved = copy.deepcopy(config)
   for field, value in theirs.items():
@@ -233,15 +232,6 @@ def _of_weights(record: model.Record) -> dict[str, Any]:
     theirs["model.schedule"] = ",".join(theirs["model.schedule"])
   pixels = record.preprocessing
   return theirs | {f"preprocessing.{n}": getattr(pixels, n) for n in _PIXELS}
-
-
-def _check_pixels(config: ConfigDict, record: model.Record) -> None:
-  if record.preprocessing.channels not in ("RGB", "BGR"):
-    raise ConfigError(
-      f"config.init_from is {config.init_from!r}: its network takes "
-      f"{record.preprocessing.channels}, of {record.channels} channels, and "
-      "videos are read as RGB or BGR"
-    )
 
 
 def _check_same(config: ConfigDict, theirs: Mapping[str, Any]) -> None:

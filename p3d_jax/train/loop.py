@@ -128,13 +128,14 @@ def prepare(
   train_videos = open_set(data, config.data.train_split)
   eval_videos = open_set(data, config.data.eval_split)
   for videos in (train_videos, eval_videos):
-    pipeline.check_channels(videos, config.preprocessing.channels)
     if not videos.label_names:
       raise ValueError(
         f"config.data.dir is {config.data.dir}: the set has no labels to learn"
       )
   start = init.begin(config, directory, train_videos.label_names)
   config = start.config
+  _check_channels(config, train_videos)
+  _check_channels(config, eval_videos)
   logs.check_config(directory, config)
   module = configs.network(config, len(train_videos.label_names))
   preprocessing = configs.preprocessing(config)
@@ -157,6 +158,17 @@ def prepare(
   return Run(
     config, directory, start, mesh, train_videos, eval_videos, recipe, record
   )
+
+
+def _check_channels(config: ConfigDict, videos: VideoSet) -> None:
+  """Refuses a set whose pixels are not the config's, or its weights'."""
+  theirs = f", of config.init_from={config.init_from!r}" * bool(
+    config.init_from
+  )
+  try:
+    pipeline.check_channels(videos, config.preprocessing.channels)
+  except ValueError as error:
+    raise configs.ConfigError(f"config.{error}{theirs}") from None
 
 
 def _record(

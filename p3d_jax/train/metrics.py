@@ -94,8 +94,7 @@ def summary(scores: Scores, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
   Raises:
     ValueError: a k is below one.
   """
-  if not all(k >= 1 for k in ks):
-    raise ValueError(f"ks={tuple(ks)}: each k of hit@k must be >= 1")
+  check_ks(ks)
   videos, labels = scores.videos, _distinct(scores.labels)
   labelled = (labels >= 0).any(1)
   ranks = _ranks(videos, labels)
@@ -116,6 +115,12 @@ def summary(scores: Scores, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
   if not labelled.all():
     found["unlabelled"] = int((~labelled).sum())
   return found
+
+
+def check_ks(ks: Sequence[int]) -> None:
+  """Raises a ValueError if a k of hit@k is below one."""
+  if not all(k >= 1 for k in ks):
+    raise ValueError(f"ks={tuple(ks)}: each k of hit@k must be >= 1")
 
 
 def _hits_at(

@@ -81,10 +81,7 @@ def each_video(
   Raises:
     ValueError: an argument is out of its range.
   """
-  if batch < 1 or batch % mesh.size:
-    raise ValueError(
-      f"batch is {batch}: it must be a multiple of the {mesh.size} devices"
-    )
+  sharding.check_batch(batch, mesh)
   whole = sharding.replicated(mesh)
   gather = jax.jit(lambda rows: rows, out_shardings=whole)
   batches = pipeline.eval_batches(
@@ -199,7 +196,8 @@ class Scorer:
       ArithmeticError: a score is not a number.
     """
     found: list[Rows] = []
-    rows = each_video(
+    done = 0
+    batches = each_video(
       self._step,
       self.place(variables),
       videos,
@@ -209,15 +207,16 @@ class Scorer:
       mesh=self.mesh,
       reading=reading,
     )
-    for row in rows:
-      finite(row.outputs)
-      found.append(row)
-      progress(sum(len(row.index) for row in found))
-    problems = [problem for row in found for problem in row.problems]
+    for rows in batches:
+      finite(rows.outputs)
+      found.append(rows)
+      done += len(rows.index)
+      progress(done)
+    problems = [problem for rows in found for problem in rows.problems]
     return Scores(
-      index=np.concatenate([row.index for row in found]),
-      clips=np.concatenate([row.outputs for row in found]),
-      labels=np.concatenate([row.labels for row in found]),
+      index=np.concatenate([rows.index for rows in found]),
+      clips=np.concatenate([rows.outputs for rows in found]),
+      labels=np.concatenate([rows.labels for rows in found]),
       readable=np.asarray([not problem for problem in problems]),
       problems=tuple(problem for problem in problems if problem),
     )

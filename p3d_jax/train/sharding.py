@@ -15,6 +15,14 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
   return Mesh(np.asarray(devices or jax.devices()), ("data",))
 
 
+def check_batch(batch: int, mesh: Mesh) -> None:
+  """Raises a ValueError if a batch cannot be split evenly over a mesh."""
+  if batch < 1 or batch % mesh.size:
+    raise ValueError(
+      f"batch is {batch}: it must be a multiple of the {mesh.size} devices"
+    )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """The whole array on each device: parameters, statistics, optimiser."""
   return NamedSharding(mesh, PartitionSpec())

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 import p3d_jax
 from p3d_jax.checkpoint import model, tree
+from p3d_jax.data.flow_set import make_flow_set
 from p3d_jax.models import zoo
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.train import config as configs
@@ -406,6 +407,25 @@ def flow() -> pathlib.Path:
   return path
 
 
+def test_flow_weights_train_on_a_flow_set(tmp_path: pathlib.Path) -> None:
+  """Their channels and mean are theirs, and their stem comes over."""
+  flows = make_flow_set(
+    small.dataset(), tmp_path / "flow", bound=8, method="dis", workers=1,
+    progress=False,
+  )  # fmt: skip
+  made = plain()
+  made.data.dir = str(flows)
+  made.init_from = str(flow())
+  loop.train(made, tmp_path / "run")
+  _, found, record = p3d_jax.load(tmp_path / "run")
+  assert record.preprocessing.channels == "flow"
+  assert record.preprocessing.mean == (128.0, 128.0)
+  _, begun, _ = p3d_jax.load(flow())
+  expected, now = trunk(begun), trunk(found)
+  assert expected.keys() == now.keys()
+  assert all(np.array_equal(expected[name], now[name]) for name in now)
+
+
 @functools.cache
 def damaged() -> pathlib.Path:
   path = small.folder() / "damaged"
@@ -422,7 +442,7 @@ def damaged() -> pathlib.Path:
     (lambda: "nowhere", {}, r"init_from is 'nowhere': there is no /"),
     (small.footage, {}, r"is no checkpoint and no workdir"),
     (damaged, {}, r"sha256 .* is damaged"),
-    (flow, {}, r"its network takes flow, of 2 channels, and videos .* BGR"),
+    (flow, {}, r"channels='flow': .* holds RGB videos, `p3d data flow` makes"),
     (foreign, {"model": {"width": 8}}, r"model\.width is 8: .* have 4; leave"),
     (
       foreign,

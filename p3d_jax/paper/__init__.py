@@ -1,0 +1,1 @@
+"""The paper as a program: its settings, its tables, its numbers."""

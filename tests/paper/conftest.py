@@ -1,0 +1,3 @@
+from tests.fast import compiles_fast
+
+__all__ = ["compiles_fast"]
