@@ -20,6 +20,7 @@ demo: $(VENV)/.has-demo
 	$(P3D) predict demo/run demo/videos/*.mp4 --top=2
 	$(P3D) predict demo/run "$$(ls demo/videos/*.mp4 | head -n 1)" \
 	  --top=1 --timeline=demo/timeline.png
+	$(P3D) report demo/run
 
 test: $(VENV)/.has-$(EXTRAS)
 	$(PYTEST) -m "not slow"

@@ -19,7 +19,9 @@ def _draw_arguments(parser: argparse.ArgumentParser) -> None:
       name, help=text, description=f"{text}.", allow_abbrev=False
     )
     arguments(action)
-    action.add_argument("--out", metavar="PNG", required=True)
+    action.add_argument(
+      "--out", metavar="PNG", required=True, help="the picture, ends in .png"
+    )
 
 
 def _draw(args: argparse.Namespace) -> int:
@@ -227,4 +229,8 @@ ACTIONS: dict[str, tuple[str, Any, Any]] = {
   ),
 }
 
-DRAW = verb.Verb("pictures: see `p3d draw --help`", _draw_arguments, _draw)
+DRAW = verb.Verb(
+  "a picture of features, classes, runs, mistakes or PCA",
+  _draw_arguments,
+  _draw,
+)

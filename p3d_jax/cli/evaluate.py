@@ -16,52 +16,34 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--data", help="a built set; default: the run's own")
   parser.add_argument("--split", help="default: the run's evaluation split")
   verb.views_arguments(parser)
-  parser.add_argument(
-    "--hits",
-    type=int,
-    nargs="+",
-    default=[1, 5],
-    metavar="K",
-    help="the k of video hit@k (default: 1 5)",
-  )
-  parser.add_argument(
-    "--batch", type=int, default=8, help="videos at once (default: 8)"
-  )
-  parser.add_argument(
-    "--workers",
-    type=int,
-    default=0,
-    help="processes that read and decode; 0: threads of this one (default: 0)",
-  )
-  verb.timeout_argument(parser)
+  verb.hits_argument(parser)
+  verb.reading_arguments(parser)
   parser.add_argument(
     "--out",
     metavar="JSON",
-    help="default: evaluation-STEP-SPLIT.json in the workdir; each video's "
-    "scores are written beside it, to the same name with .npz",
+    help="default: evaluation-STEP-SPLIT.json in the workdir, in place of an "
+    "earlier one, or none of a checkpoint folder; each video's scores are "
+    "written beside it, to the same name with .npz",
   )
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-  from p3d_jax.data.pipeline import Reading
   from p3d_jax.evaluate.evaluate import default_out, evaluate, report
 
-  verb.at_least_one(args, "batch")
-  out = args.out or default_out(args.checkpoint, args.step, args.split)
+  views = verb.views(args)
+  out = args.out or default_out(args.checkpoint, args.step, args.split, views)
   result = evaluate(
     args.checkpoint,
     data=args.data,
     split=args.split,
     step=args.step,
-    views=verb.views(args),
-    ks=args.hits,
+    views=views,
+    ks=verb.hits(args),
     batch=args.batch,
-    reading=Reading(workers=args.workers, timeout=args.timeout or None),
+    reading=verb.reading(args),
     out=out,
   )
-  print(report(result))
-  if out:
-    print(f"written to {out}")
+  verb.told(report(result), out)
   return 1 if result["problems"] else 0
 
 
@@ -106,7 +88,7 @@ def _predict(args: argparse.Namespace) -> int:
     args.videos,
     clips=args.clips,
     step=args.step,
-    timeout=args.timeout or None,
+    timeout=verb.timeout(args),
   ):
     failed = failed or prediction.error is not None
     if args.json:

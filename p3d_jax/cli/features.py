@@ -13,7 +13,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     "source",
     metavar="SOURCE",
     nargs="+",
-    help="a built set, or folders of videos and files, without labels or with",
+    help="a built set, whose labels go into the file; or folders of videos, "
+    "and files",
   )
   parser.add_argument(
     "--out",
@@ -61,28 +62,17 @@ def _what(parser: argparse.ArgumentParser) -> None:
 
 def _how(parser: argparse.ArgumentParser) -> None:
   """How the work is done."""
-  parser.add_argument(
-    "--batch", type=int, default=8, help="videos at once (default: 8)"
-  )
-  parser.add_argument(
-    "--workers",
-    type=int,
-    default=0,
-    help="processes that read and decode; 0: threads of this one (default: 0)",
-  )
-  verb.timeout_argument(parser)
+  verb.reading_arguments(parser)
   parser.add_argument(
     "--overwrite",
     action="store_true",
-    help="replace a file of other features",
+    help="make a file anew that is there, of other features or of these",
   )
 
 
 def _features(args: argparse.Namespace) -> int:
-  from p3d_jax.data.pipeline import Reading
   from p3d_jax.evaluate.features import features, report
 
-  verb.at_least_one(args, "batch")
   written = features(
     args.checkpoint,
     args.source,
@@ -95,7 +85,7 @@ def _features(args: argparse.Namespace) -> int:
     dtype=args.dtype,
     step=args.step,
     batch=args.batch,
-    reading=Reading(workers=args.workers, timeout=args.timeout or None),
+    reading=verb.reading(args),
     overwrite=args.overwrite,
   )
   print(report(written))

@@ -21,14 +21,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     metavar="W",
     help="of the streams, in the order of the files (default: equal)",
   )
-  parser.add_argument(
-    "--hits",
-    type=int,
-    nargs="+",
-    default=[1, 5],
-    metavar="K",
-    help="the k of video hit@k (default: 1 5)",
-  )
+  verb.hits_argument(parser)
   parser.add_argument("--out", metavar="JSON", help="write the result")
   parser.add_argument("--scores", metavar="NPZ", help="write the fused scores")
 
@@ -36,17 +29,17 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
   from p3d_jax.evaluate.fuse import fuse_files, report
 
+  for file in args.files:
+    if args.files.count(file) > 1:
+      raise ValueError(f"{file} is named twice: each stream has its own scores")
   result = fuse_files(
     args.files,
     weights=args.weights,
-    ks=args.hits,
+    ks=verb.hits(args),
     out=args.out,
     scores=args.scores,
   )
-  print(report(result))
-  for file in (args.out, args.scores):
-    if file:
-      print(f"written to {file}")
+  verb.told(report(result), args.out, args.scores)
   return 0
 
 

@@ -42,24 +42,13 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     help="of each video, where it is not evaluated yet (default: 20)",
   )
-  parser.add_argument(
-    "--batch", type=int, default=8, help="videos at once (default: 8)"
-  )
-  parser.add_argument(
-    "--workers",
-    type=int,
-    default=0,
-    help="processes that read and decode; 0: threads of this one (default: 0)",
-  )
-  verb.timeout_argument(parser)
+  verb.reading_arguments(parser)
 
 
 def _report(args: argparse.Namespace) -> int:
   from p3d_jax.data.clips import Views
-  from p3d_jax.data.pipeline import Reading
   from p3d_jax.visualize.report import Parts, report
 
-  verb.at_least_one(args, "batch")
   file = report(
     args.checkpoint,
     out=args.out,
@@ -74,7 +63,7 @@ def _report(args: argparse.Namespace) -> int:
     ),
     views=None if args.clips is None else Views(clips=args.clips),
     batch=args.batch,
-    reading=Reading(workers=args.workers, timeout=args.timeout or None),
+    reading=verb.reading(args),
   )
   print(f"written to {file}")
   return 0

@@ -21,7 +21,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "features",
     metavar="FEATURES",
-    help="file of `p3d features --pool none` with a row for each video",
+    help="file of `p3d features` with a row for each video; with --pool none "
+    "whole maps are compared, without it their means",
   )
   parser.add_argument(
     "--data", help="built set with the pairs; default: that of the features"
@@ -64,8 +65,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _similarity(args: argparse.Namespace) -> int:
   from p3d_jax.evaluate.similarity import report, similarity
 
-  if args.max_missing < 0:
-    raise ValueError(f"--max-missing is {args.max_missing}: it must be >= 0")
+  verb.json_out(args)
+  verb.at_least_zero(args, "max_missing")
   result = similarity(
     args.features,
     data=args.data,
@@ -75,9 +76,7 @@ def _similarity(args: argparse.Namespace) -> int:
     max_missing=args.max_missing,
     out=args.out,
   )
-  print(report(result))
-  if args.out:
-    print(f"written to {args.out}")
+  verb.told(report(result), args.out)
   return 0
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from p3d_jax.cli import verb
 
 if TYPE_CHECKING:
-  from p3d_jax.evaluate.svm import Recipe
+  from p3d_jax.evaluate.linear_svm import Recipe
 
 # The paper says neither, and whoever reads a number must know.
 _ABOUT = """\
@@ -77,7 +77,11 @@ def _recipe_arguments(parser: argparse.ArgumentParser, costs: str) -> None:
     f"one is taken as it is (default: {costs})",
   )
   parser.add_argument(
-    "--folds", type=int, default=3, help="of that (default: 3)"
+    "--folds",
+    type=int,
+    default=3,
+    help="of the cross-validation; each class needs as many sources "
+    "(default: 3)",
   )
   parser.add_argument(
     "--seed",
@@ -95,8 +99,10 @@ def _missing_argument(parser: argparse.ArgumentParser, text: str) -> None:
 
 
 def _recipe(args: argparse.Namespace, costs: tuple[float, ...]) -> Recipe:
-  from p3d_jax.evaluate.svm import Recipe
+  from p3d_jax.evaluate.linear_svm import Recipe
 
+  verb.json_out(args)
+  verb.at_least_zero(args, "max_missing")
   return Recipe(
     args.normalize, tuple(args.costs or costs), args.folds, args.seed
   )
@@ -104,18 +110,12 @@ def _recipe(args: argparse.Namespace, costs: tuple[float, ...]) -> Recipe:
 
 def _svm_arguments(parser: argparse.ArgumentParser) -> None:
   _task_arguments(parser)
-  parser.add_argument(
-    "--hits",
-    type=int,
-    nargs="+",
-    default=[1, 5],
-    metavar="K",
-    help="hit@K that are printed (default: 1 5)",
-  )
+  verb.hits_argument(parser)
 
 
 def _svm(args: argparse.Namespace) -> int:
-  from p3d_jax.evaluate.svm import COSTS, report, svm
+  from p3d_jax.evaluate.linear_svm import COSTS
+  from p3d_jax.evaluate.svm import report, svm
 
   result = svm(
     args.features,
@@ -125,17 +125,11 @@ def _svm(args: argparse.Namespace) -> int:
     data=args.data,
     endpoint=args.endpoint,
     recipe=_recipe(args, COSTS),
-    ks=args.hits,
+    ks=verb.hits(args),
     max_missing=args.max_missing,
     out=args.out,
   )
-  return _told(report(result), args.out)
-
-
-def _told(text: str, out: str | None) -> int:
-  print(text)
-  if out:
-    print(f"written to {out}")
+  verb.told(report(result), args.out)
   return 0
 
 
@@ -166,7 +160,8 @@ def _scenes(args: argparse.Namespace) -> int:
     max_missing=args.max_missing,
     out=args.out,
   )
-  return _told(report(result), args.out)
+  verb.told(report(result), args.out)
+  return 0
 
 
 def _pca_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,8 +177,8 @@ def _pca_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _pca(args: argparse.Namespace) -> int:
+  from p3d_jax.evaluate.linear_svm import COSTS
   from p3d_jax.evaluate.pca import pca, report
-  from p3d_jax.evaluate.svm import COSTS
 
   result = pca(
     args.features,
@@ -197,7 +192,8 @@ def _pca(args: argparse.Namespace) -> int:
     max_missing=args.max_missing,
     out=args.out,
   )
-  return _told(report(result), args.out)
+  verb.told(report(result), args.out)
+  return 0
 
 
 SVM = verb.Verb(

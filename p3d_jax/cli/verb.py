@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
   from p3d_jax.data.clips import Views
+  from p3d_jax.data.pipeline import Reading
 
 
 class Verb(NamedTuple):
@@ -50,9 +51,22 @@ def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 def at_least_one(args: argparse.Namespace, *names: str) -> None:
   """Raises a ValueError if a number on the command line is below one."""
+  _at_least(1, args, names)
+
+
+def at_least_zero(args: argparse.Namespace, *names: str) -> None:
+  """Raises a ValueError if a number on the command line is below zero."""
+  _at_least(0, args, names)
+
+
+def _at_least(
+  least: int, args: argparse.Namespace, names: Sequence[str]
+) -> None:
   for name in names:
-    if getattr(args, name) < 1:
-      raise ValueError(f"--{name} is {getattr(args, name)}: it must be >= 1")
+    given = getattr(args, name)
+    if given < least:
+      flag = name.replace("_", "-")
+      raise ValueError(f"--{flag} is {given}: it must be >= {least}")
 
 
 def views_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +102,65 @@ def views(args: argparse.Namespace) -> Views:
   return Views(args.clips, args.sampling, args.crops, args.seed)
 
 
+def hits(args: argparse.Namespace) -> list[int]:
+  """Returns the k of hit@k that the command line asks for."""
+  if min(args.hits) < 1:
+    raise ValueError(f"--hits has {min(args.hits)}: each must be >= 1")
+  found: list[int] = args.hits
+  return found
+
+
+def hits_argument(parser: argparse.ArgumentParser) -> None:
+  """Adds the k of hit@k."""
+  parser.add_argument(
+    "--hits",
+    type=int,
+    nargs="+",
+    default=[1, 5],
+    metavar="K",
+    help="the k of video hit@k (default: 1 5)",
+  )
+
+
+def reading_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds how videos are read, and how many; `reading` reads them."""
+  parser.add_argument(
+    "--batch", type=int, default=8, help="videos at once (default: 8)"
+  )
+  parser.add_argument(
+    "--workers",
+    type=int,
+    default=0,
+    help="processes that read and decode; 0: threads of this one (default: 0)",
+  )
+  timeout_argument(parser)
+
+
+def reading(args: argparse.Namespace) -> Reading:
+  """Returns how the command line wants videos to be read."""
+  from p3d_jax.data.pipeline import Reading
+
+  at_least_one(args, "batch")
+  return Reading(workers=args.workers, timeout=timeout(args))
+
+
+def json_out(args: argparse.Namespace) -> None:
+  """Raises a ValueError if --out is no JSON file.
+
+  It would be written over whatever has that name, features too.
+  """
+  if args.out is not None and not args.out.endswith(".json"):
+    raise ValueError(f"--out is {args.out}: it must end in .json")
+
+
+def told(text: str, *files: object) -> None:
+  """Prints a result, and which files it is in; None is none."""
+  print(text)
+  for file in files:
+    if file is not None:
+      print(f"written to {file}")
+
+
 def timeout_argument(parser: argparse.ArgumentParser) -> None:
   """Adds how long decoding a video may take."""
   parser.add_argument(
@@ -97,3 +170,10 @@ def timeout_argument(parser: argparse.ArgumentParser) -> None:
     metavar="SECONDS",
     help="that decoding one video may take; 0: any number (default: 60)",
   )
+
+
+def timeout(args: argparse.Namespace) -> float | None:
+  """Returns how many seconds decoding a video may take; None: any number."""
+  if not args.timeout >= 0:  # nor nan
+    raise ValueError(f"--timeout is {args.timeout:g}: it must be >= 0")
+  return float(args.timeout) or None

@@ -301,8 +301,9 @@ class Video:
       VideoError: it cannot be decoded, or its frames are smaller than the crop.
     """
     unique, where = np.unique(indices, return_inverse=True)
-    keep = {None: None, 1: preprocessing.center_crop}
-    cut = keep.get(crops, preprocessing.band)
+    cut = None
+    if crops is not None:
+      cut = preprocessing.center_crop if crops == 1 else preprocessing.band
     try:
       frames = self.read(unique, preprocessing.resize, cut)
     except VideoError:
@@ -310,9 +311,9 @@ class Video:
     except ValueError as error:
       raise VideoError(f"{self.name}: {error}") from None
     clips = frames[where.reshape(indices.shape)]
-    if crops in keep:
+    if crops is None or crops == 1:
       return clips
-    each = np.stack(preprocessing.crops(clips, crops or 1), axis=1)
+    each = np.stack(preprocessing.crops(clips, crops), axis=1)
     return each.reshape(-1, *each.shape[2:])
 
   def frames(self, start: int = 0) -> Generator[av.VideoFrame, None, None]:

@@ -71,5 +71,9 @@ class FileSet:
     }
 
   def ids(self) -> list[str]:
-    """Returns the path of each file from `directory`."""
+    """Returns the path of each file from `directory`.
+
+    So an id depends on what else is named, and with it the random clips of a
+    file, which are a function of its id.
+    """
     return [os.path.relpath(path, self.directory) for path in self._paths]

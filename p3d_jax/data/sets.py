@@ -69,7 +69,7 @@ class VideoSet:
     self._order: np.ndarray | None = None
     # The split of TFDS that holds the records.
     self._stored = split
-    if (self.directory / "ids.json").exists():
+    if self.listed:
       self._stored = "videos"  # all of them
       self._order = _listed(self.directory, split)
     try:
@@ -111,6 +111,11 @@ class VideoSet:
       self._source = self._builder.as_data_source(split=self._stored)
     return self._source
 
+  @property
+  def listed(self) -> bool:
+    """Whether the set keeps its ids and lists of them beside the records."""
+    return bool((self.directory / "ids.json").exists())
+
   def document(self, name: str) -> Any:
     """Returns JSON that the set keeps, as ASLAN's "pairs".
 
@@ -127,7 +132,7 @@ class VideoSet:
 
     A set without lists has to be read once for it.
     """
-    if (self.directory / "ids.json").exists():
+    if self.listed:
       stored = _read_ids(self.directory)
       return [stored[k] for k in self._order]  # type: ignore[union-attr]
     return [self[k]["id"] for k in range(len(self))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +17,10 @@ from p3d_jax.data.pipeline import DEFAULT, Reading, check_channels
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.evaluate.predict import classifier
 from p3d_jax.evaluate.score_file import VideoScores, save_scores
-from p3d_jax.files import check_out, write_aside
+from p3d_jax.files import check_out, write_json
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding
-from p3d_jax.train.metrics import Scores, per_class, summary
+from p3d_jax.train.metrics import Scores, check_ks, per_class, summary
 from p3d_jax.train.score import Scorer
 
 
@@ -66,18 +65,15 @@ def evaluate(
     ArithmeticError: if the network's scores are not finite.
   """
   views = views or Views()
-  _check_ks(ks)
+  check_ks(ks)
   if out is not None:
     _check_names(epath.Path(out))
+  mesh = sharding.mesh()
+  sharding.check_batch(batch, mesh)
   folder = classifier(path, step, flow=True)
   module, variables, record = model.load(folder)
   videos = _open(folder, record, data, split)
   check_channels(videos, record.preprocessing.channels)
-  mesh = sharding.mesh()
-  if batch % mesh.size:
-    raise ValueError(
-      f"batch is {batch}: it must be a multiple of the {mesh.size} devices"
-    )
   scorer = Scorer(module, record.preprocessing, record.scores, mesh)
   with Bar("evaluate", len(videos)) as bar:
     scores = scorer.videos(
@@ -127,7 +123,7 @@ def _write(
       about=about,
     ),
   )
-  write_aside(out, json.dumps(result, indent=2) + "\n")
+  write_json(out, result)
 
 
 def _check_names(out: epath.Path) -> None:
@@ -138,13 +134,11 @@ def _check_names(out: epath.Path) -> None:
   check_out(out.with_suffix(".npz"))
 
 
-def _check_ks(ks: Sequence[int]) -> None:
-  if not ks or min(ks) < 1:
-    raise ValueError(f"hits={list(ks)}: each must be >= 1")
-
-
 def default_out(
-  path: epath.PathLike, step: int | str = "last", split: str | None = None
+  path: epath.PathLike,
+  step: int | str = "last",
+  split: str | None = None,
+  views: Views | None = None,
 ) -> epath.Path | None:
   """Returns where `p3d evaluate` writes if it is not told.
 
@@ -152,10 +146,13 @@ def default_out(
     path: a workdir, or a checkpoint folder.
     step: of a workdir: a number, "last" or "best".
     split: that is evaluated; None: the run's evaluation split.
+    views: clips and crops of each video; None: uniform clips, centre crop.
 
   Returns:
-    <workdir>/evaluation-<step>-<split>.json, so that two evaluations do not
-    write over each other; None, no file, for a folder that is no workdir.
+    <workdir>/evaluation-<step>-<split>.json, with "-random<seed>" and "-3crops"
+    before the dot where clips and crops are such, so that evaluations of
+    different kinds do not write over each other; None, no file, for a folder
+    that is no workdir.
 
   Raises:
     ValueError: if there is no such checkpoint.
@@ -167,6 +164,11 @@ def default_out(
   split = split or _recorded_split(model.read_record(folder))
   # train[:10%] is a split, and no name for a file.
   name = re.sub(r"[^\w+-]", "_", split or "")
+  views = views or Views()
+  if views.sampling == "random":
+    name += f"-random{views.seed}"
+  if views.crops > 1:
+    name += f"-{views.crops}crops"
   return workdir / f"evaluation-{folder.name}-{name}.json"
 
 

@@ -8,18 +8,20 @@ other two hold a row for each video or clip, with a column for each of these.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import json
 import math
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from etils import epath
+
+from p3d_jax.files import open_aside, reading_as
+
+_KIND = "feature file"
 
 # Names in a file that no endpoint can have.
 OTHERS = ("id", "source", "labels", "clip", "label_names", "about")
@@ -74,8 +76,14 @@ class Features:
         raise ValueError(
           f"{name} is {array.dtype}: features are float32 or float16"
         )
-    if self.labels.ndim != 2 or self.labels.dtype != np.int32:
+    labels, classes = self.labels, len(self.label_names)
+    if labels.ndim != 2 or labels.dtype != np.int32:
       raise ValueError("labels: they must be int32 (rows, max labels)")
+    if labels.size and not (labels.min() >= -1 and labels.max() < classes):
+      raise ValueError(
+        f"labels are {labels.min()} to {labels.max()}: they must be -1, for "
+        f"none, to {classes - 1}"
+      )
 
   def endpoint(self, name: str) -> np.ndarray:
     """Returns (rows, ...) of an endpoint.
@@ -143,15 +151,8 @@ def save_features(path: epath.PathLike, features: Features) -> None:
     ValueError: the path ends otherwise, or pyarrow is needed and missing.
   """
   check_format(path)
-  path = epath.Path(path)
-  aside = path.parent / f".{path.name}.part"
-  try:
-    with aside.open("wb") as file:
-      _FORMATS[path.suffix].save(file, features)
-    aside.replace(path)
-  except BaseException:
-    aside.unlink(missing_ok=True)  # it may be large
-    raise
+  with open_aside(path) as file:
+    _FORMATS[epath.Path(path).suffix].save(file, features)
 
 
 def load_features(path: epath.PathLike) -> Features:
@@ -163,7 +164,7 @@ def load_features(path: epath.PathLike) -> Features:
   """
   check_format(path)
   path = epath.Path(path)
-  with path.open("rb") as file, _foreign(path):
+  with path.open("rb") as file, reading_as(path, _KIND):
     return _FORMATS[path.suffix].load(file)
 
 
@@ -176,27 +177,8 @@ def read_about(path: epath.PathLike) -> dict[str, Any]:
   """
   check_format(path)
   path = epath.Path(path)
-  with path.open("rb") as file, _foreign(path):
+  with path.open("rb") as file, reading_as(path, _KIND):
     return _FORMATS[path.suffix].about(file)
-
-
-@contextlib.contextmanager
-def _foreign(path: epath.Path) -> Iterator[None]:
-  """Turns what a file of another kind raises into one line with its name."""
-  try:
-    yield
-  except (
-    ValueError,  # arrow's own errors too
-    KeyError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    zipfile.BadZipFile,
-  ) as error:
-    reason = " ".join(str(error).split())
-    raise ValueError(
-      f"{os.fspath(path)} is no feature file, or not whole: {reason}"
-    ) from error
 
 
 def _strings(values: Iterable[str]) -> np.ndarray:
@@ -302,6 +284,9 @@ def _features(schema: Any, batches: Iterable[Any]) -> Features:
     others["clip"] = []
   done = 0
   for batch in batches:
+    # Arrow believes what a file says of itself: an offset past the end of a
+    # column would end the process, not the call.
+    batch.validate(full=True)
     for name, found in others.items():
       found += batch.column(name).to_pylist()
     for row, of_row in enumerate(batch.column("labels").to_pylist(), done):

@@ -53,7 +53,8 @@ class Pair:
     train_rows: of the task's videos.
     test_rows: of the task's videos.
     left_out: training videos without features or labels.
-    untested: test videos without features or labels, which count nowhere.
+    untested: test videos that their file lacks, as they could not be read.
+      They count nowhere.
     shared_sources: test videos whose source is a training video's too.
   """
 

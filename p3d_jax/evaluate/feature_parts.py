@@ -19,7 +19,7 @@ from p3d_jax.evaluate.feature_file import (
   read_about,
   save_features,
 )
-from p3d_jax.files import write_aside
+from p3d_jax.files import write_json
 from p3d_jax.train.score import Rows
 
 # What `Parts.begin` returns where nothing is left to do.
@@ -129,7 +129,7 @@ class Parts:
         return
       self._remove()
     self._folder.mkdir(parents=True, exist_ok=True)
-    write_aside(self._file, json.dumps(self._work, indent=2) + "\n")
+    write_json(self._file, self._work)
 
   def _other_parts(self) -> str | None:
     """Says what other work the folder is of; None: this."""

@@ -160,7 +160,7 @@ def features(
   check_channels(videos, record.preprocessing.channels)
   _check_ids(videos)
   mesh = sharding.mesh()
-  _check_batch(batch, mesh)
+  sharding.check_batch(batch, mesh)
   module, variables, record = model.load(folder)
   work = _work(record, variables, videos, wanted)
   out = epath.Path(out).absolute()
@@ -224,14 +224,6 @@ def open_source(
   return FileSet(paths)
 
 
-def _check_batch(batch: int, mesh: Mesh) -> None:
-  """Refuses what `each_video` would, before a checkpoint is loaded."""
-  if batch < 1 or batch % mesh.size:
-    raise ValueError(
-      f"batch is {batch}: it must be a multiple of the {mesh.size} devices"
-    )
-
-
 def _check_ids(videos: VideoSet | FileSet) -> None:
   """Refuses a split that names a video twice, where that is known at once."""
   if not (videos.directory / "ids.json").exists():
@@ -247,7 +239,8 @@ def _is_set(path: epath.Path) -> bool:
   return path.is_dir() and any(
     next(iter(path.glob("*/" * depth + name)), None) is not None
     for depth in range(4)  # as deep as open_set looks
-    for name in ("dataset_info.json", "building")
+    # Not "building" itself: a class of videos may have that name.
+    for name in ("dataset_info.json", "building/lock", "building/*.json")
   )
 
 
@@ -382,9 +375,15 @@ def _work(
     "scores": record.scores,
     "label_names": videos.label_names,
   }
+  # A set may be built anew in its place.
+  if isinstance(videos, VideoSet) and videos.listed:
+    found["ids"] = _digest(videos.ids())
   if isinstance(videos, FileSet):
     files = [videos[k] for k in range(len(videos))]
     sizes = [[f["id"], epath.Path(f["video"]).stat().length] for f in files]
-    text = json.dumps(sizes)
-    found["files"] = hashlib.sha256(text.encode()).hexdigest()
+    found["files"] = _digest(sizes)
   return json.loads(json.dumps(found))
+
+
+def _digest(content: Any) -> str:
+  return hashlib.sha256(json.dumps(content).encode()).hexdigest()

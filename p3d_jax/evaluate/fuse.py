@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from p3d_jax.evaluate.score_file import VideoScores, load_scores, save_scores
-from p3d_jax.files import check_out, write_aside
+from p3d_jax.files import check_out, write_json
 from p3d_jax.train.metrics import per_class, summary
 
 # A saved score is of a video, so these say nothing.
@@ -175,7 +174,7 @@ def fuse_files(
   if scores is not None:
     save_scores(scores, fused)
   if out is not None:
-    write_aside(out, json.dumps(result, indent=2) + "\n")
+    write_json(out, result)
   return result
 
 

@@ -3,15 +3,15 @@
 The paper draws it for UCF101 from 500 dimensions down to 10. Features are
 normalised as for the SVM, then the PCA of the training videos (their mean
 taken away, nothing whitened, not normalised again) takes all videos to its
-first dimensions, and a linear SVM is trained in them; see `svm.py`. Each size
-has the cost that a cross-validation chooses. The PCA is that of all training
-videos there, as it knows no labels; the test videos have no part in it.
+first dimensions, and a linear SVM is trained in them; see `linear_svm.py`. Each
+size has the cost that a cross-validation chooses. The PCA is that of all
+training videos there, as it knows no labels; the test videos have no part in
+it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,19 +20,21 @@ from etils import epath
 from sklearn.decomposition import PCA
 
 from p3d_jax.evaluate.feature_lists import Pair, Samples, Task, open_task
-from p3d_jax.evaluate.svm import (
+from p3d_jax.evaluate.linear_svm import (
   DEFAULT,
   Recipe,
+  prepare,
+  train_and_test,
+)
+from p3d_jax.evaluate.svm import (
   about,
   check_folds,
   counter,
   how,
   mean,
-  prepare,
   remarks,
-  train_and_test,
 )
-from p3d_jax.files import check_out, write_aside
+from p3d_jax.files import check_out, write_json
 from p3d_jax.progress import Bar
 
 # The paper draws 500 down to 10; the sizes between are of our choice.
@@ -109,7 +111,7 @@ def pca(
     **about(task.about, endpoint, recipe),
   }
   if out is not None:
-    write_aside(out, json.dumps(result, indent=2) + "\n")
+    write_json(out, result)
   return result
 
 
@@ -168,7 +170,7 @@ def project(
   Args:
     train: (videos, dims).
     test: (videos, dims).
-    normalize: what is done before: a name of `svm.NORMALIZE`.
+    normalize: what is done before: a name of `linear_svm.NORMALIZE`.
     size: dimensions of the result.
 
   Returns:

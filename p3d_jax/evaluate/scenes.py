@@ -2,13 +2,12 @@
 
 The paper: Dynamic Scene (13 classes of 10 videos) and YUPENN (14 of 30); each
 video in turn is tested by a linear SVM that all others trained. As for the
-SVM, see `svm.py`: what the paper does not say is said there.
+SVM, see `linear_svm.py`: what the paper does not say is said there.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
@@ -20,18 +19,16 @@ from p3d_jax.evaluate.feature_lists import (
   read_features,
   to_samples,
 )
-from p3d_jax.evaluate.svm import (
+from p3d_jax.evaluate.linear_svm import (
   Recipe,
-  about,
   best_cost,
   check_sources,
-  counter,
   cross_validate,
   decide,
-  how,
   prepare,
 )
-from p3d_jax.files import check_out, write_aside
+from p3d_jax.evaluate.svm import about, counter, how
+from p3d_jax.files import check_out, write_json
 from p3d_jax.progress import Bar
 from p3d_jax.train.metrics import Scores, per_class, summary
 
@@ -104,7 +101,7 @@ def scenes(
     **about(found.about, endpoint, recipe),
   }
   if out is not None:
-    write_aside(out, json.dumps(result, indent=2) + "\n")
+    write_json(out, result)
   return result
 
 

@@ -7,28 +7,16 @@ import io
 import json
 import os
 import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from p3d_jax.files import write_aside
+from p3d_jax.files import reading_as, write_aside
 from p3d_jax.train.metrics import Scores
 
 # Stands in every file; a file of another layout will have another.
 _FORMAT = "p3d_jax video scores 1"
-
-# What reading another program's file, or a damaged one, can raise.
-_DAMAGE = (
-  ValueError,
-  EOFError,
-  MemoryError,  # a header may claim any size
-  OSError,
-  RuntimeError,  # it is encrypted, or compressed in an unknown way
-  zipfile.BadZipFile,
-  zlib.error,
-)
 
 _ARRAYS = ("ids", "scores", "labels", "label_names", "readable")
 
@@ -127,13 +115,15 @@ def load_scores(path: epath.PathLike) -> VideoScores:
   Raises:
     ValueError: it is not there, or is no such file; nothing in it is ever
       unpickled.
+    OSError: it cannot be read.
   """
   _check_name(path)
   file = epath.Path(path)
   if not file.is_file():
     raise ValueError(f"{os.fspath(path)}: there is no such file")
-  try:
-    found = _arrays(file.read_bytes())
+  content = file.read_bytes()
+  with reading_as(path, "file of video scores"):
+    found = _arrays(content)
     return VideoScores(
       ids=tuple(found["ids"].tolist()),
       scores=found["scores"],
@@ -142,11 +132,6 @@ def load_scores(path: epath.PathLike) -> VideoScores:
       readable=found["readable"],
       about=_about(str(found["about"])),
     )
-  except _DAMAGE as why:
-    reason = " ".join(str(why).split()) or type(why).__name__
-    raise ValueError(
-      f"{os.fspath(path)} is no file of video scores: {reason}"
-    ) from why
 
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ not stated, and chosen here:
   of the video alone (random clips, as in the test on Sports-1M, are
   `--sampling random`).
 - ActivityNet's videos are taken whole, and not their segments.
-- Normalisation and cost of the SVM: evaluate/svm.py says why.
+- Normalisation and cost of the SVM: evaluate/linear_svm.py says why.
 """
 
 from __future__ import annotations

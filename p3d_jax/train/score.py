@@ -195,8 +195,10 @@ class Scorer:
     Raises:
       ArithmeticError: a score is not a number.
     """
-    found: list[Rows] = []
-    done = 0
+    # Clip scores of a large split are gigabytes: they are held once.
+    clips = np.zeros((0, 0, 0), np.float32)
+    labels = np.full((len(videos), videos.max_labels), -1, np.int32)
+    problems: list[str] = []
     batches = each_video(
       self._step,
       self.place(variables),
@@ -208,15 +210,18 @@ class Scorer:
       reading=reading,
     )
     for rows in batches:
-      finite(rows.outputs)
-      found.append(rows)
-      done += len(rows.index)
-      progress(done)
-    problems = [problem for rows in found for problem in rows.problems]
+      scores = finite(rows.outputs)
+      if not clips.size:
+        clips = np.zeros((len(videos), *scores.shape[1:]), scores.dtype)
+      clips[rows.index], labels[rows.index] = scores, rows.labels
+      problems += rows.problems
+      progress(len(problems))
+    # In the order of the split, and none twice.
+    assert len(problems) == len(videos)
     return Scores(
-      index=np.concatenate([rows.index for rows in found]),
-      clips=np.concatenate([rows.outputs for rows in found]),
-      labels=np.concatenate([rows.labels for rows in found]),
+      index=np.arange(len(videos)),
+      clips=clips,
+      labels=labels,
       readable=np.asarray([not problem for problem in problems]),
       problems=tuple(problem for problem in problems if problem),
     )

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from p3d_jax.files import reading_as
 from p3d_jax.train import logs
 from p3d_jax.visualize.figure import CLEAR, Color, colors, plain, png
 
@@ -81,14 +82,10 @@ def curves_figure(workdirs: Sequence[epath.PathLike]) -> Figure:
 def _read(workdir: epath.PathLike) -> Lines:
   """Reads the lines of training and evaluation of a run."""
   folder = epath.Path(workdir).expanduser()
-  try:
+  with reading_as(folder / logs.METRICS, "file of a run's metrics"):
     lines = [
       line for line in logs.read(folder) if line["kind"] in ("train", "eval")
     ]
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f"{folder / logs.METRICS} is damaged: {error!r}"
-    ) from error
   if not any(line["kind"] == "train" for line in lines):
     raise ValueError(
       f"workdirs has {os.fspath(workdir)!r}: it must be a workdir of "

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from p3d_jax.files import reading_as
 from p3d_jax.visualize.figure import png
 
 # Dimensions between which the paper shows UCF101.
@@ -29,16 +30,12 @@ def load_pca(path: epath.PathLike) -> dict[str, Any]:
   file = epath.Path(path).expanduser()
   if not file.is_file():
     raise ValueError(f"{os.fspath(path)}: there is no such file")
-  try:
+  with reading_as(path, "result of `p3d pca`"):
     found = json.loads(file.read_text())
     return {
       "sizes": [_row(row) for row in found["sizes"]],
       "without_pca": _row(found["without_pca"]),
     }
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f"{os.fspath(path)} is no result of `p3d pca`: {error!r}"
-    ) from error
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:

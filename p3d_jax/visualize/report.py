@@ -131,7 +131,7 @@ def report(
   """
   parts = parts or Parts()
   folder = classifier(workdir, step, flow=True)
-  numbers = default_out(workdir, step, split)
+  numbers = default_out(workdir, step, split, views)
   if numbers is None:
     raise ValueError(
       f"workdir={os.fspath(workdir)!r}: it is a checkpoint; name the workdir "

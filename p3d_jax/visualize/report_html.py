@@ -37,14 +37,15 @@ def tag(kind: str, /, *content: object, **attributes: object) -> Html:
     kind: its name.
     *content: inside; None is left out.
     **attributes: `class_` is class, `aria_label` aria-label; None is left out,
-      and so is False.
+      and so is False. Values are text, also where they are markup: a quote
+      in them ends nothing.
   """
   words = [kind]
   for name, value in attributes.items():
     if value is None or value is False:
       continue
     name = name.rstrip("_").replace("_", "-")
-    words.append(name if value is True else f'{name}="{escaped(value)}"')
+    words.append(name if value is True else f'{name}="{escaped(str(value))}"')
   inside = joined(part for part in content if part is not None)
   end = "" if kind in ("img", "source", "wbr") else f"</{kind}>"
   return Html(f"<{' '.join(words)}>{inside}{end}")

@@ -81,6 +81,8 @@ def test_the_default_place_of_the_result(tmp_path: pathlib.Path) -> None:
   run = small.trained()
   assert default_out(run) == run / "evaluation-4-test.json"
   assert default_out(str(run), 2, "train") == run / "evaluation-2-train.json"
+  drawn = default_out(run, views=Views(5, "random", crops=3, seed=7))
+  assert drawn == run / "evaluation-4-test-random7-3crops.json"
   best = default_out(run, "best", "train[:10%]+test")
   assert best is not None
   assert best.parent == run

@@ -142,8 +142,9 @@ def test_rows_are_taken_by_the_ids() -> None:
     ({"arrays": {"pool5": np.zeros((4, 2))}}, "pool5 is float64"),
     ({"arrays": {"id": np.zeros((4, 2), np.float32)}}, "cannot be named 'id'"),
     ({"labels": np.zeros(4, np.int32)}, "labels: they must be int32"),
+    ({"labels": np.full((4, 1), 9, np.int32)}, "labels are 9 to 9: they must"),
   ],
-  ids=["twice", "sources", "rows", "float64", "name", "labels"],
+  ids=["twice", "sources", "rows", "float64", "name", "labels", "no class"],
 )
 def test_parts_that_do_not_fit(fields: dict[str, Any], message: str) -> None:
   with pytest.raises(ValueError, match=message):
@@ -203,6 +204,28 @@ def test_files_of_others(
       read(path)
     assert "\n" not in str(error.value)
   assert not Trap.sprung
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_damage_is_told_and_ends_nothing(
+  tmp_path: pathlib.Path, suffix: str
+) -> None:
+  """A byte that is another one is a feature, or a ValueError of one line.
+
+  Arrow takes a file at its word: of a damaged offset the process would die.
+  """
+  path = tmp_path / f"f{suffix}"
+  save_features(path, made())
+  whole = path.read_bytes()
+  told = []
+  for place in range(0, len(whole), max(len(whole) // 400, 1)):
+    path.write_bytes(whole[:place] + b"\x7f" + whole[place + 1 :])
+    try:
+      load_features(path)
+    except ValueError as error:
+      told.append(str(error))
+  assert len(told) > 40
+  assert not any("\n" in line for line in told)
 
 
 def test_names_of_files(

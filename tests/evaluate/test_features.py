@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import functools
+import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -27,7 +29,7 @@ from p3d_jax.data.sets import open_set
 from p3d_jax.evaluate import feature_parts
 from p3d_jax.evaluate import features as lib
 from p3d_jax.evaluate.feature_file import Features, load_features
-from p3d_jax.evaluate.features import features, report
+from p3d_jax.evaluate.features import features, open_source, report
 from p3d_jax.train.score import Rows
 from tests import small
 
@@ -299,6 +301,16 @@ def test_a_folder_of_videos(tmp_path: pathlib.Path) -> None:
   assert_close(found.arrays["pool5"], expected.mean(1))
 
 
+def test_a_class_may_be_named_as_a_mark_of_sets(tmp_path: pathlib.Path) -> None:
+  """Scenes have a class "building", which is what a set being built has."""
+  (tmp_path / "building").mkdir()
+  (tmp_path / "building" / "a.mp4").touch()
+  assert open_source(tmp_path).ids() == ["a.mp4"]
+  (tmp_path / "building" / "lock").touch()
+  with pytest.raises(ValueError, match="the set is not finished"):
+    open_source(tmp_path)
+
+
 def test_neighbours_do_not_matter(tmp_path: pathlib.Path) -> None:
   """The same numbers, to the bit, beside whatever and wherever in a batch."""
   runs = {
@@ -508,6 +520,33 @@ def test_a_file_that_is_there(
     of_films(out, [0, 1, 2], 2)
   assert out.read_bytes() == b"my thesis"
   assert [p.name for p in tmp_path.iterdir()] == ["f.npz"]
+
+
+def test_the_same_weights_may_be_another_network(
+  tmp_path: pathlib.Path,
+) -> None:
+  """What pixels become, and scores, is no weight; features are of both."""
+  out = tmp_path / "f.npz"
+  of_films(out, [0], 1)
+  other = tmp_path / "other"
+  shutil.copytree(checkpoint(), other)
+  file = next(other.rglob("model.json"))
+  said = json.loads(file.read_text())
+  said["preprocessing"]["scale"] *= 2
+  file.write_text(json.dumps(said))
+  for path, difference in (
+    (other, "its preprocessing.scale is"),
+    (checkpoint("sigmoid"), 'its scores is "softmax", not "sigmoid"'),
+  ):
+    with pytest.raises(ValueError, match=difference):
+      features(
+        path,
+        [film(0)],
+        out,
+        batch=1,
+        views=Views(clips=2),
+        endpoints=("pool5", "res3"),
+      )
 
 
 def test_a_video_of_the_same_name(tmp_path: pathlib.Path) -> None:

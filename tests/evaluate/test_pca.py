@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from p3d_jax.cli import tasks
+from p3d_jax.evaluate.linear_svm import Recipe
 from p3d_jax.evaluate.pca import SIZES, pca, project, report
-from p3d_jax.evaluate.svm import Recipe, svm
+from p3d_jax.evaluate.svm import svm
 from p3d_jax.visualize.pca_curve import load_pca
 from tests.evaluate.planted import blobs, refused, run, write
 

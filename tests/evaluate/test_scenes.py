@@ -13,8 +13,8 @@ from sklearn.svm import LinearSVC
 
 from p3d_jax.cli import tasks
 from p3d_jax.evaluate.feature_lists import read_features, to_samples
+from p3d_jax.evaluate.linear_svm import Recipe, best_cost, cross_validate
 from p3d_jax.evaluate.scenes import FIXED, report, scenes
-from p3d_jax.evaluate.svm import Recipe, best_cost, cross_validate
 from tests.evaluate.planted import LETTERS, blobs, refused, run, write
 
 Y = np.arange(24) % 3

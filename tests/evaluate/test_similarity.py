@@ -13,11 +13,11 @@ from p3d_jax.cli import similarity as cli
 from p3d_jax.data.builders import build
 from p3d_jax.data.builders.table import DATASETS
 from p3d_jax.data.encode import encode
-from p3d_jax.evaluate import similarity
+from p3d_jax.evaluate import similarities, similarity
 from p3d_jax.evaluate.feature_file import Features, save_features
 from tests import small
 
-OF = {row.name: row.of for row in similarity.SIMILARITIES}
+OF = {row.name: row.of for row in similarities.SIMILARITIES}
 
 # x = (1, 4, 0, 9), y = (4, 1, 0, 0), worked out on paper.
 BY_HAND = {
@@ -90,10 +90,10 @@ def test_blocks_change_nothing(monkeypatch):
   # 200 * 200 of many numbers is past float16's 65,504.
   maps = rng.uniform(0, 200, (6, 2, 3, 4)).astype(np.float16)
   first, second = rng.integers(0, 6, (2, 11))
-  whole = similarity.compare(maps, first, second)
+  whole = similarities.compare(maps, first, second)
   done: list[int] = []
-  monkeypatch.setattr(similarity, "_BLOCK", 3 * 24)
-  parts = similarity.compare(maps, first, second, progress=done.append)
+  monkeypatch.setattr(similarities, "_BLOCK", 3 * 24)
+  parts = similarities.compare(maps, first, second, progress=done.append)
   np.testing.assert_array_equal(parts, whole)
   assert done == [3, 6, 9, 11]
   for k, (a, b) in enumerate(zip(first, second, strict=True)):
@@ -198,7 +198,7 @@ def test_chance(normalize):
   same, folds = balanced(10, 40)
   features = rng.exponential(size=(800, 16)).astype(np.float32)
   rows = rng.permutation(800).reshape(2, 400)  # each video in one pair
-  vectors = similarity.compare(features, *rows)
+  vectors = similarities.compare(features, *rows)
   made = similarity.summary(
     similarity.cross_validate(vectors, same, folds, normalize=normalize)
   )

@@ -16,7 +16,7 @@ from p3d_jax.evaluate.feature_lists import (
   read_features,
   to_samples,
 )
-from p3d_jax.evaluate.svm import (
+from p3d_jax.evaluate.linear_svm import (
   NORMALIZE,
   Recipe,
   best_cost,
@@ -24,9 +24,8 @@ from p3d_jax.evaluate.svm import (
   decide,
   folds,
   prepare,
-  report,
-  svm,
 )
+from p3d_jax.evaluate.svm import report, svm
 from tests import small
 from tests.evaluate.planted import blobs, refused, run, write
 
@@ -442,7 +441,7 @@ def test_mistakes_are_one_line(tmp_path: pathlib.Path) -> None:
   assert "have no label to train on, first 'bare 0'" in of(
     "bare", x, [-1, *y[1:]]
   )
-  assert "has no labels" in of("none", x, y, names=())
+  assert "has no labels" in of("none", x, [()] * len(y), names=())
   assert "classes of" in of("classes", x, y, names="XY")
   assert "shapes (5,) and (12,)" in of("dims", x[:, :5], y)
   same = [f"test {k}" for k in range(11, -1, -1)]
@@ -465,6 +464,7 @@ def test_mistakes_are_one_line(tmp_path: pathlib.Path) -> None:
     assert f"{[*field][0]}=" in refused(Recipe, **field)
   assert "folds=1" in refused(Recipe, folds=1)
   assert "seed=-1" in refused(Recipe, seed=-1)
+  assert "seed=4294967296" in refused(Recipe, seed=2**32)
 
 
 def test_two_networks_are_not_mixed(tmp_path: pathlib.Path) -> None:

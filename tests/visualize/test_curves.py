@@ -141,14 +141,14 @@ def test_mistakes(tmp_path: pathlib.Path) -> None:
     curves_png([tmp_path / "run"] * 11)
   with pytest.raises(ValueError, match="nothing.*must be a workdir"):
     curves_png([tmp_path / "run", tmp_path / "nothing"])
-  with pytest.raises(ValueError, match="must be a workdir|damaged"):
+  with pytest.raises(ValueError, match="must be a workdir|not whole"):
     curves_png([tmp_path / "run" / "metrics.jsonl"])
   (tmp_path / "bad").mkdir()
   (tmp_path / "bad" / "metrics.jsonl").write_text("{}{\n")
-  with pytest.raises(ValueError, match=r"bad/metrics.jsonl is damaged"):
+  with pytest.raises(ValueError, match=r"metrics.jsonl is no file of a run"):
     curves_png([tmp_path / "bad"])
   (tmp_path / "bad" / "metrics.jsonl").write_text("3\n{}\n")
-  with pytest.raises(ValueError, match=r"bad/metrics.jsonl is damaged"):
+  with pytest.raises(ValueError, match=r"metrics.jsonl is no file of a run"):
     curves_png([tmp_path / "bad"])
 
 

@@ -92,6 +92,11 @@ SCORES = made_scores(
 def test_text_is_escaped() -> None:
   made = report_html.tag("b", '<&"', report_html.tag("i", "'"), data_x='"<')
   assert made == '<b data-x="&quot;&lt;">&lt;&amp;&quot;<i>&#x27;</i></b>'
+  # In an attribute markup is text too: its quotes would end the attribute.
+  inner = report_html.tag("i", title="x")
+  assert report_html.tag("b", title=inner) == (
+    '<b title="&lt;i title=&quot;x&quot;&gt;&lt;/i&gt;"></b>'
+  )
   # Added to a str it is no markup any more: rather twice escaped than never.
   assert report_html.escaped(report_html.tag("b") + "<") == (
     "&lt;b&gt;&lt;/b&gt;&lt;"
