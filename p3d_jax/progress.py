@@ -14,6 +14,8 @@ from rich.progress import (
   TextColumn,
 )
 
+EVERY = 60.0  # seconds from line to line of what has no steps of its own
+
 
 class Bar:
   """Shows how far something long is; use it in a `with`.
@@ -42,6 +44,7 @@ class Bar:
     self.console = console or Console(stderr=True, soft_wrap=True)
     self._title, self._total, self._start = title, total, start
     self._clock, self._began = clock, clock()
+    self._said = self._began
     self._done = start
     self._bar: Progress | None = None
     if self.console.is_terminal:
@@ -77,16 +80,23 @@ class Bar:
       self._bar.stop()
 
   def update(
-    self, done: int, numbers: Mapping[str, str] | None = None, line: bool = True
+    self,
+    done: int,
+    numbers: Mapping[str, str] | None = None,
+    line: bool | None = True,
   ) -> None:
     """Shows the progress.
 
     Args:
       done: of the total.
       numbers: shown beside it, by name.
-      line: whether to print a line where there is no terminal.
+      line: whether to print a line where there is no terminal; None: once a
+        minute, and at the end.
     """
     self._done = done
+    if line is None:
+      late = self._clock() - self._said >= EVERY
+      line = late or done == self._total
     note = "  ".join(f"{k} {v}" for k, v in (numbers or {}).items())
     if self._bar:
       self._bar.update(
@@ -96,6 +106,7 @@ class Bar:
         left=self._left(),
       )
     elif line:
+      self._said = self._clock()
       parts = [f"{self._title} {done}/{self._total}", note]
       parts.append(f"left {self._left()}")
       self.say("  ".join(part for part in parts if part))

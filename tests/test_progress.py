@@ -77,6 +77,18 @@ def test_slow_steps_have_a_time_left_on_a_terminal() -> None:
     assert part in last
 
 
+def test_a_line_a_minute_and_one_at_the_end() -> None:
+  made, out = console(terminal=False)
+  clock = Clock()
+  with Bar("evaluate", 100, console=made, clock=clock) as bar:
+    for done in range(1, 101):
+      clock.now += 25
+      bar.update(done, line=None)
+  shown = [line.split()[1] for line in out.getvalue().splitlines()]
+  # After 75 seconds, 150, ...: the first whole 25 beyond a minute.
+  assert shown == [f"{k}/100" for k in (*range(3, 100, 3), 100)]
+
+
 def test_advance_prints_no_line() -> None:
   made, out = console(terminal=False)
   clock = Clock()

@@ -189,6 +189,11 @@ def _confusion(args: argparse.Namespace) -> bytes:
   from p3d_jax.visualize.confusion import confusion_png
 
   found = load_scores(args.scores)
+  if lost := int((~found.readable).sum()):
+    _say(
+      f"{lost} of {len(found.ids)} videos could not be read and are not in the "
+      "picture; `p3d evaluate` counts them as missed"
+    )
   return confusion_png(confusion(found.to_scores()), found.label_names)
 
 

@@ -49,6 +49,7 @@ def _report(args: argparse.Namespace) -> int:
   from p3d_jax.data.clips import Views
   from p3d_jax.visualize.report import Parts, report
 
+  verb.at_least_zero(args, "videos", "class_pictures")
   file = report(
     args.checkpoint,
     out=args.out,

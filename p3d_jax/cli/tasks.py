@@ -134,15 +134,15 @@ def _svm(args: argparse.Namespace) -> int:
 
 
 def _scenes_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.epilog = _ABOUT.replace(
-    "(--costs, --folds)", "(--costs, --folds; by default it is 1)"
+  parser.epilog = (
+    f"{_ABOUT} It is chosen anew for each video, within the others."
   )
   parser.add_argument(
     "features",
     metavar="FEATURES",
     help="file of `p3d features`, a row for each video",
   )
-  _recipe_arguments(parser, "1")
+  _recipe_arguments(parser, "0.01 0.1 1 10 100")
   _missing_argument(
     parser,
     "videos that may be left out of the file, as they could not be read "
@@ -151,12 +151,13 @@ def _scenes_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _scenes(args: argparse.Namespace) -> int:
-  from p3d_jax.evaluate.scenes import FIXED, report, scenes
+  from p3d_jax.evaluate.linear_svm import COSTS
+  from p3d_jax.evaluate.scenes import report, scenes
 
   result = scenes(
     args.features,
     endpoint=args.endpoint,
-    recipe=_recipe(args, FIXED.costs),
+    recipe=_recipe(args, COSTS),
     max_missing=args.max_missing,
     out=args.out,
   )

@@ -220,7 +220,8 @@ def open_set(
   Raises:
     ValueError: no set is there, or several; the split or an id is unknown.
   """
-  folder = epath.Path(directory)
+  # Absolute: what records a set is read from other folders too.
+  folder = epath.Path(directory).expanduser().absolute()
   if (folder / "dataset_info.json").exists():
     found = [folder]
   else:

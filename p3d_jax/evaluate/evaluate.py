@@ -82,7 +82,7 @@ def evaluate(
       views=views,
       batch=batch,
       reading=reading,
-      progress=lambda done: bar.update(done, line=done == len(videos)),
+      progress=lambda done: bar.update(done, line=None),
     )
   result = {
     **summary(scores, ks),

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import math
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
@@ -159,11 +160,11 @@ def load_features(path: epath.PathLike) -> Features:
   """Reads what `save_features` wrote.
 
   Raises:
-    ValueError: it is no such file, or pyarrow is needed and missing.
+    ValueError: it is not there, or no such file, or pyarrow is needed and
+      missing.
     OSError: it cannot be read.
   """
-  check_format(path)
-  path = epath.Path(path)
+  path = _present(path)
   with path.open("rb") as file, reading_as(path, _KIND):
     return _FORMATS[path.suffix].load(file)
 
@@ -172,13 +173,24 @@ def read_about(path: epath.PathLike) -> dict[str, Any]:
   """Reads the `about` of a feature file, and no arrays.
 
   Raises:
-    ValueError: it is no such file, or pyarrow is needed and missing.
+    ValueError: it is not there, or no such file, or pyarrow is needed and
+      missing.
     OSError: it cannot be read.
   """
-  check_format(path)
-  path = epath.Path(path)
+  path = _present(path)
   with path.open("rb") as file, reading_as(path, _KIND):
     return _FORMATS[path.suffix].about(file)
+
+
+def _present(path: epath.PathLike) -> epath.Path:
+  """Returns the path of a file that is there; a ValueError says it is not."""
+  file = epath.Path(path)
+  if file.is_dir():
+    raise ValueError(f"{os.fspath(path)}: it is a folder, not a feature file")
+  if not file.exists():
+    raise ValueError(f"{os.fspath(path)}: there is no such file")
+  check_format(path)
+  return file
 
 
 def _strings(values: Iterable[str]) -> np.ndarray:
@@ -199,8 +211,20 @@ def _save_npz(file: IO[bytes], features: Features) -> None:
   np.savez(file, allow_pickle=False, **features.arrays, **others)
 
 
+def _open_npz(file: IO[bytes]) -> Any:
+  """Opens an archive that has what no file of features is without."""
+  if not zipfile.is_zipfile(file):
+    raise ValueError("it is no archive of arrays, or is cut short")
+  # Not np.load: it advises to unpickle what it cannot read.
+  read = np.lib.npyio.NpzFile(file, allow_pickle=False)
+  missing = [n for n in OTHERS if n != "clip" and n not in read.files]
+  if missing:
+    raise ValueError(f"it has no {', '.join(missing)}")
+  return read
+
+
 def _load_npz(file: IO[bytes]) -> Features:
-  with np.load(file, allow_pickle=False) as read:
+  with _open_npz(file) as read:
     names = [name for name in read.files if name not in OTHERS]
     return Features(
       ids=tuple(read["id"].tolist()),
@@ -214,7 +238,7 @@ def _load_npz(file: IO[bytes]) -> Features:
 
 
 def _about_npz(file: IO[bytes]) -> dict[str, Any]:
-  with np.load(file, allow_pickle=False) as read:
+  with _open_npz(file) as read:
     return json.loads(read["about"].item())
 
 

@@ -161,8 +161,7 @@ def open_task(
     ValueError: a file or a list is not there, lists are not in pairs, videos
       are in both of a pair, or more are missing.
   """
-  if max_missing < 0:
-    raise ValueError(f"max_missing={max_missing}: must be >= 0")
+  _check_missing(max_missing)
   if len(train) != len(test):
     raise ValueError(
       f"{len(train)} lists to train on, and {len(test)} to test on: they are "
@@ -257,12 +256,18 @@ def check_unreadable(
   path: epath.PathLike, features: Features, max_missing: int
 ) -> None:
   """Raises a ValueError if a file lacks more videos than are allowed."""
+  _check_missing(max_missing)
   unreadable = features.about.get("unreadable", ())
   if len(unreadable) > max_missing:
     raise ValueError(
       f"max_missing={max_missing}: {os.fspath(path)} lacks {len(unreadable)} "
       f"videos that could not be read, first {unreadable[0]}"
     )
+
+
+def _check_missing(max_missing: int) -> None:
+  if max_missing < 0:
+    raise ValueError(f"max_missing={max_missing}: must be >= 0")
 
 
 def _task_of_lists(
@@ -278,12 +283,12 @@ def _task_of_lists(
   if not folder:
     raise ValueError(
       f"{os.fspath(path)} does not say which set its videos are of: name it "
-      "as data, for its lists"
+      "with --data, for its lists"
     )
   if data is None and not epath.Path(folder).is_dir():
     raise ValueError(
-      f"{os.fspath(path)} is of {folder}, which is not there: name the set as "
-      "data, for its lists"
+      f"{os.fspath(path)} is of {folder}, which is not there: name the set "
+      "with --data, for its lists"
     )
   opened = {name: open_set(folder, name) for pair in lists for name in pair}
   for videos in opened.values():

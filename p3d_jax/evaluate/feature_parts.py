@@ -82,17 +82,16 @@ class Parts:
       The position of the first video to do, or FINISHED.
 
     Raises:
-      ValueError: the file or the folder is of other work.
+      ValueError: the file or the folder is of other work, or the file holds
+        no features: it is not replaced then, whatever `overwrite` says.
     """
-    if self._out.exists() and not overwrite:
-      try:
-        other = difference(read_about(self._out), self._work)
-      except ValueError as error:
-        other = str(error)
+    about = self._about()
+    if about is not None and not overwrite:
+      other = difference(about, self._work)
       if other:
         raise ValueError(
           f"out={os.fspath(self._out)!r}: there are other features ({other}): "
-          "name another file, or overwrite"
+          "name another file, or give --overwrite"
         )
       # What a run that was killed just before its end has left.
       if self._file.exists() and not self._other_parts():
@@ -110,6 +109,18 @@ class Parts:
     self._start = self.stop
     return self.stop
 
+  def _about(self) -> dict[str, Any] | None:
+    """Returns what the file says of itself; None: it is not there."""
+    if not self._out.exists():
+      return None
+    try:
+      return read_about(self._out)
+    except ValueError as error:
+      raise ValueError(
+        f"out={os.fspath(self._out)!r}: what is there is not replaced, as it "
+        f"holds no features: name another file ({error})"
+      ) from error
+
   def _open(self, overwrite: bool) -> None:
     """Makes the folder, or finds that it is of this work."""
     if not self._file.exists():
@@ -123,7 +134,7 @@ class Parts:
       if other and not overwrite:
         raise ValueError(
           f"{os.fspath(self._folder)} holds parts of other features ({other}): "
-          "remove it, name another file, or overwrite"
+          "remove it, name another file, or give --overwrite"
         )
       if not other:
         return

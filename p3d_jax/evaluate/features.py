@@ -138,7 +138,8 @@ def features(
     save_every: videos of a part, rounded up to batches: what a run that is
       killed loses at most.
     reading: how videos are read.
-    overwrite: replace a file of other features, and drop parts of them.
+    overwrite: replace a file of other features, and drop parts of them. A
+      file of anything else is not replaced.
 
   Raises:
     ValueError: an argument is out of its range, the checkpoint or the source is
@@ -380,9 +381,17 @@ def _work(
     found["ids"] = _digest(videos.ids())
   if isinstance(videos, FileSet):
     files = [videos[k] for k in range(len(videos))]
-    sizes = [[f["id"], epath.Path(f["video"]).stat().length] for f in files]
+    sizes = [[f["id"], _length(f["video"])] for f in files]
     found["files"] = _digest(sizes)
   return json.loads(json.dumps(found))
+
+
+def _length(path: str) -> int:
+  """Returns the bytes of a file; -1 of one that cannot be read, as a link."""
+  try:
+    return int(epath.Path(path).stat().length)
+  except OSError:
+    return -1  # reading it tells why
 
 
 def _digest(content: Any) -> str:

@@ -41,7 +41,9 @@ def fuse(
   weight = np.zeros(len(first.ids))
   for stream, order, share in zip(streams, rows, shares, strict=True):
     readable = stream.readable[order]
-    total[readable] += share * stream.scores[order[readable]]
+    # In float64, so that equal scores stay equal.
+    scores = stream.scores[order[readable]].astype(np.float64)
+    total[readable] += share * scores
     weight[readable] += share
   readable = weight > 0
   total[readable] /= weight[readable, None]

@@ -177,7 +177,7 @@ def _fit(
   return found, not slow
 
 
-_REMEDY = "give one cost, which needs no folds"
+_REMEDY = "one cost (--costs 1), which needs no folds"
 
 
 def check_sources(
@@ -191,7 +191,7 @@ def check_sources(
     rows = np.any(labels == label, axis=1)
     count = len(np.unique(samples.groups[rows]))
     if count < recipe.folds:
-      fewer = f"ask for {count} folds, or " if count > 1 else ""
+      fewer = f"--folds {count}, or " if count > 1 else ""
       raise ValueError(
         f"folds={recipe.folds}: the training videos of class {names[label]!r} "
         f"are of {count} sources, and each fold needs one: {fewer}{_REMEDY}"
@@ -232,7 +232,7 @@ def folds(
     if lost.size:
       raise ValueError(
         f"folds={recipe.folds}: one holds all training videos of class "
-        f"{names[lost[0]]!r}: ask for another number or seed, or {_REMEDY}"
+        f"{names[lost[0]]!r}: another --folds or --seed, or {_REMEDY}"
       )
     yield train, held
 

@@ -20,6 +20,7 @@ from p3d_jax.evaluate.feature_lists import (
   to_samples,
 )
 from p3d_jax.evaluate.linear_svm import (
+  DEFAULT,
   Recipe,
   best_cost,
   check_sources,
@@ -32,16 +33,12 @@ from p3d_jax.files import check_out, write_json
 from p3d_jax.progress import Bar
 from p3d_jax.train.metrics import Scores, per_class, summary
 
-# One cost, which no video has chosen. With several the cost is chosen anew
-# for each video, within the others.
-FIXED = Recipe(costs=(1.0,))
-
 
 def scenes(
   features: epath.PathLike,
   *,
   endpoint: str = "pool5",
-  recipe: Recipe = FIXED,
+  recipe: Recipe = DEFAULT,
   max_missing: int = 0,
   out: epath.PathLike | None = None,
 ) -> dict[str, Any]:

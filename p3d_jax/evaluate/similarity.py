@@ -329,11 +329,13 @@ def _pairs(
   features: Features, data: epath.PathLike, max_missing: int
 ) -> _Pairs:
   """Finds the rows of the set's pairs."""
+  videos_of = open_set(data, "all")
   try:
-    listed = open_set(data, "all").document("pairs")
+    listed = videos_of.document("pairs")
   except ValueError as error:
     raise ValueError(
-      f"{error}; similarity takes a set with pairs of videos, as ASLAN"
+      f"{os.fspath(videos_of.directory)} has no pairs: similarity takes a set "
+      "with pairs of videos, as ASLAN"
     ) from error
   row = {name: k for k, name in enumerate(features.ids)}
   videos = dict.fromkeys(v for pair in listed for v in (pair["a"], pair["b"]))
@@ -412,12 +414,17 @@ def _check_values(
       )
 
 
+# How features were pooled -> what is compared.
+_POOLS = {"none": "whole maps", "mean": "means of maps"}
+
+
 def report(result: Mapping[str, Any]) -> str:
   """Returns the result as people read it."""
+  pool = result["features_about"].get("pool")
   lines = [
     f"{result['pairs']} pairs, {len(result['folds'])} folds, "
-    f"{' '.join(result['endpoints'])}: {result['numbers']} numbers a pair, "
-    f"normalised: {result['normalize']}",
+    f"{' '.join(result['endpoints'])} ({_POOLS.get(pool, 'pool unknown')}): "
+    f"{result['numbers']} numbers a pair, normalised: {result['normalize']}",
     f"accuracy {result['accuracy']:.1f} +- "
     f"{result['accuracy_standard_error']:.1f} (standard error)   "
     f"AUC {result['auc']:.1f} +- {result['auc_deviation']:.1f} "

@@ -73,8 +73,6 @@ class Protocol:
 
 
 _SPLITS = ("1", "2", "3")  # the official ones of UCF101
-# Leave one video out: one cost, which no video has chosen.
-_ONE_COST = (1.0,)
 
 PROTOCOLS = {
   "ucf101_svm": Protocol(
@@ -112,14 +110,12 @@ PROTOCOLS = {
     "dynamic_scene",
     "scenes",
     {"video_hit@1": numbers.SCENES["dynamic_scene"]},
-    costs=_ONE_COST,
   ),
   "yupenn": Protocol(
     "YUPENN",
     "yupenn",
     "scenes",
     {"video_hit@1": numbers.SCENES["yupenn"]},
-    costs=_ONE_COST,
   ),
 }
 

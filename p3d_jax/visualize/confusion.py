@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from p3d_jax.visualize.figure import plain, png
 LARGEST, LEAST = 0.7, 0.085
 SIDE = 6.5  # inches of the square, unless the least asks for more
 NUMBERS = 24  # with more classes a cell has no room for its number
+DECIMALS = 12  # with more, it has none for a decimal
 DPI = 120
 
 
@@ -22,9 +24,9 @@ def confusion_png(matrix: np.ndarray, names: Sequence[str]) -> bytes:
   """Draws how often videos of each class are taken for which.
 
   Args:
-    matrix: (classes, classes), videos: a row a true class, a column a class
-      that the network says. A row becomes percent of its sum; one without
-      videos is drawn grey.
+    matrix: (classes, classes), readable videos: a row a true class, a column a
+      class that the network says, as `metrics.confusion` counts them. A row
+      becomes percent of its sum; one without videos is drawn grey.
     names: of the classes.
 
   Returns:
@@ -85,7 +87,9 @@ def confusion_figure(matrix: np.ndarray, names: Sequence[str]) -> Figure:
     _mark_tens(axes, count)
   found = np.diagonal(shares)
   axes.set_title(
-    f"Percent of each class, mean of the diagonal {np.nanmean(found):.1f}"
+    # Shares of videos of several labels add up to whole ones, but for rounding.
+    f"Percent of each class's readable videos, {round(matrix.sum()):,} in all\n"
+    f"mean of the diagonal {np.nanmean(found):.1f}"
     + (" (grey: no videos)" if np.isnan(found).any() else "")
   )
   # Of one width and at one distance, in inches, however large the square is.
@@ -96,17 +100,23 @@ def confusion_figure(matrix: np.ndarray, names: Sequence[str]) -> Figure:
 
 def _write_numbers(axes: Axes, shares: np.ndarray, font: float) -> None:
   """Writes what is at least half a percent into the cells."""
+  digits = 1 if len(shares) <= DECIMALS else 0
   for (row, column), share in np.ndenumerate(shares):
     if share >= 0.5:
       axes.text(
         column,
         row,
-        f"{share:.0f}",
+        _rounded(share, digits),
         ha="center",
         va="center",
         fontsize=font * 0.9,
         color="white" if share > 55 else "0.2",
       )
+
+
+def _rounded(share: float, digits: int) -> str:
+  """Returns a share with a decimal only where it is not 0; halves go up."""
+  return f"{math.floor(share * 10**digits + 0.5) / 10**digits:g}"
 
 
 def _mark_tens(axes: Axes, count: int) -> None:

@@ -19,8 +19,17 @@ from p3d_jax.visualize.figure import CLEAR, Color, colors, plain, png
 # The running mean is over this share of the lines of the longest run, if that
 # is not below the least: of few lines it would show no more than they do.
 SHARE, LEAST = 20, 5
-# Metric of an evaluation -> how its line is drawn.
-STYLES: dict[str, Any] = {"video_hit@1": "-", "clip_hit@1": "--"}
+# Metric of an evaluation -> how its line is drawn. Of one evaluation there is
+# no line, so the marks differ: a dot can be seen within a hollow square.
+STYLES: dict[str, dict[str, Any]] = {
+  "video_hit@1": {"linestyle": "-", "marker": "o", "markersize": 4},
+  "clip_hit@1": {
+    "linestyle": "--",
+    "marker": "s",
+    "markersize": 7,
+    "markerfacecolor": "none",
+  },
+}
 
 Lines = list[dict[str, Any]]
 
@@ -164,11 +173,11 @@ def _hits(axes: Axes, runs: list[Lines], shades: list[Color]) -> None:
       steps, values = _column(run, "eval", name)
       if len(steps):
         drawn.add(name)
-        axes.plot(steps, values, style, color=shade, marker="o", markersize=4)
+        axes.plot(steps, values, color=shade, **style)
   axes.set(ylabel="evaluation (%)", ylim=(0, 102))
   styles = {name: style for name, style in STYLES.items() if name in drawn}
   axes.legend(
-    [Line2D([], [], color="0.3", linestyle=s) for s in styles.values()],
+    [Line2D([], [], color="0.3", **style) for style in styles.values()],
     [name.replace("_", " ") for name in styles],
     loc="lower right",
     frameon=False,

@@ -28,17 +28,38 @@ def load_pca(path: epath.PathLike) -> dict[str, Any]:
     ValueError: there is no such file, or it is of something else.
   """
   file = epath.Path(path).expanduser()
+  if file.is_dir():
+    raise ValueError(f"{os.fspath(path)}: it is a folder, not a file")
   if not file.is_file():
     raise ValueError(f"{os.fspath(path)}: there is no such file")
   with reading_as(path, "result of `p3d pca`"):
-    found = json.loads(file.read_text())
+    found = _json(file.read_bytes())
     return {
       "sizes": [_row(row) for row in found["sizes"]],
       "without_pca": _row(found["without_pca"]),
     }
 
 
+def _json(content: bytes) -> dict[str, Any]:
+  """Reads what is drawn; a ValueError says what is wrong with it."""
+  try:
+    found = json.loads(content.decode())
+  except ValueError:
+    # Of a file of other bytes, the reason may be long and says nothing.
+    raise ValueError("it is no JSON") from None
+  if not isinstance(found, dict):
+    raise ValueError("it is no JSON object")
+  _check(found, "it", "sizes", "without_pca")
+  return found
+
+
+def _check(found: Mapping[str, Any], what: str, *names: str) -> None:
+  if missing := [name for name in names if name not in found]:
+    raise ValueError(f"{what} has no {', '.join(missing)}")
+
+
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+  _check(row, "a size", "size", METRIC)
   return {"size": int(row["size"]), METRIC: float(row[METRIC])}
 
 

@@ -53,6 +53,14 @@ def test_a_folder_above_will_do(built: Any) -> None:
     assert open_set(folder, "test").directory == built
 
 
+def test_a_relative_folder_is_known_elsewhere(
+  built: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """What a checkpoint, an evaluation or features note of a set is absolute."""
+  monkeypatch.chdir(built.parent)
+  assert open_set(built.name, "test").directory == epath.Path(built).absolute()
+
+
 def test_pickling_does_not_carry_open_files(
   built: Any, train_set: VideoSet
 ) -> None:

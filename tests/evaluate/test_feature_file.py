@@ -18,6 +18,7 @@ from p3d_jax.evaluate.feature_file import (
   read_about,
   save_features,
 )
+from p3d_jax.evaluate.score_file import VideoScores, save_scores
 
 SUFFIXES = (".npz", ".parquet", ".arrow")
 
@@ -206,6 +207,32 @@ def test_files_of_others(
   assert not Trap.sprung
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_another_format_by_a_wrong_name(
+  tmp_path: pathlib.Path, suffix: str
+) -> None:
+  """numpy would advise to unpickle it."""
+  save_features(tmp_path / f"f{suffix}", made())
+  path = (tmp_path / f"f{suffix}").rename(tmp_path / "f.npz")
+  for read in (load_features, read_about):
+    with pytest.raises(ValueError, match="it is no archive of arrays") as error:
+      read(path)
+    assert "pickle" not in str(error.value)
+
+
+def test_scores_are_no_features(tmp_path: pathlib.Path) -> None:
+  """They too are an archive that says what it is "about"."""
+  path = tmp_path / "f.npz"
+  scores = np.eye(2, dtype=np.float32)
+  labels, readable = np.zeros((2, 1), np.int32), np.ones(2, bool)
+  save_scores(
+    path, VideoScores(("a", "b"), scores, labels, ("A", "B"), readable)
+  )
+  for read in (load_features, read_about):
+    with pytest.raises(ValueError, match="not whole: it has no id, source$"):
+      read(path)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_damage_is_told_and_ends_nothing(
   tmp_path: pathlib.Path, suffix: str
@@ -233,8 +260,11 @@ def test_names_of_files(
 ) -> None:
   with pytest.raises(ValueError, match=r"ends in \.npz, \.parquet, \.arrow$"):
     save_features(tmp_path / "f.csv", made())
-  with pytest.raises(FileNotFoundError):
-    load_features(tmp_path / "f.npz")
+  for read in (load_features, read_about):
+    with pytest.raises(ValueError, match=r"f\.npz: there is no such file$"):
+      read(tmp_path / "f.npz")
+    with pytest.raises(ValueError, match="it is a folder, not a feature file$"):
+      read(tmp_path)
   # As an import system without pyarrow says it.
   monkeypatch.setitem(sys.modules, "pyarrow", None)
   monkeypatch.setattr(feature_file.importlib.util, "find_spec", lambda _: None)

@@ -510,14 +510,17 @@ def test_a_file_that_is_there(
     ([0, 1], {"pool": "none"}, 'its pool is "mean", not "none"'),
   ]
   for films, options, said in others:
-    with pytest.raises(ValueError, match=f"there are other features .{said}"):
+    with pytest.raises(
+      ValueError, match=f"there are other features .{said}.*give --overwrite$"
+    ):
       of_films(out, films, 2, **options)
   assert out.read_bytes() == before
   new = of_films(out, [0, 1, 2], 2, overwrite=True)
   assert new.ids == (*found.ids, "film 2.mp4")
   out.write_bytes(b"my thesis")
-  with pytest.raises(ValueError, match="no feature file"):
-    of_films(out, [0, 1, 2], 2)
+  for overwrite in (False, True):
+    with pytest.raises(ValueError, match="is not replaced.*no feature file"):
+      of_films(out, [0, 1, 2], 2, overwrite=overwrite)
   assert out.read_bytes() == b"my thesis"
   assert [p.name for p in tmp_path.iterdir()] == ["f.npz"]
 
@@ -628,6 +631,26 @@ def test_videos_that_cannot_be_read(
   with pytest.raises(ValueError, match=r"^no video could be read; .*1 broken"):
     command(*words)
   assert sorted(p.name for p in tmp_path.iterdir()) == ["f.npz", "videos"]
+
+
+def test_a_link_that_leads_nowhere(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  """It is a video that cannot be read; once it leads to one, other work."""
+  source, out = tmp_path / "videos", tmp_path / "f.npz"
+  source.mkdir()
+  (source / "0.mp4").write_bytes(film(0).read_bytes())
+  (source / "lost.mp4").symlink_to(tmp_path / "film.mp4")
+  words = [checkpoint(), source, "--out", out, "--clips", 1, "--timeout", 0]
+  for _ in range(2):
+    assert command(*words) == 1
+    assert "'lost.mp4'" in capsys.readouterr().out
+  assert load_features(out).ids == ("0.mp4",)
+  (tmp_path / "film.mp4").write_bytes(film(1).read_bytes())
+  with pytest.raises(ValueError, match="its files is"):
+    command(*words)
+  assert command(*words, "--overwrite") == 0
+  assert load_features(out).ids == ("0.mp4", "lost.mp4")
 
 
 def command(*words: object) -> int:

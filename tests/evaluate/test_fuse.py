@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from p3d_jax.evaluate.score_file import VideoScores, load_scores, save_scores
 
 
 def stream(
-  ids: str, scores: list[list[float]], labels: list[list[int]], **fields: Any
+  ids: Sequence[str],
+  scores: list[list[float]],
+  labels: list[list[int]],
+  **fields: Any,
 ) -> VideoScores:
   made = VideoScores(
     ids=tuple(ids),
@@ -230,3 +234,19 @@ def test_mistakes_come_before_any_file(tmp_path: pathlib.Path) -> None:
   with pytest.raises(ValueError, match=r"none.npz: there is no such file"):
     fuse_files([rgb, tmp_path / "none.npz"], out=tmp_path / "y.json")
   assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_equal_scores_stay_equal() -> None:
+  """All pairs of eighths, in thirds: sums of float32 would part equal ones."""
+  eighths = np.arange(9) / 8
+  pairs = [(a, b) for a in eighths for b in eighths]
+  ids = [str(k) for k in range(len(pairs))]
+  streams = [
+    stream(ids, [[pair[k], 0, 0] for pair in pairs], [[0]] * len(pairs))
+    for k in range(2)
+  ]
+  found = fuse(streams, [1, 2]).scores[:, 0]
+  # 24 times the mean, which is whole.
+  exact = np.asarray([round(8 * a + 16 * b) for a, b in pairs])
+  for value in np.unique(exact):
+    assert len(np.unique(found[exact == value])) == 1

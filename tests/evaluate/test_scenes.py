@@ -14,15 +14,16 @@ from sklearn.svm import LinearSVC
 from p3d_jax.cli import tasks
 from p3d_jax.evaluate.feature_lists import read_features, to_samples
 from p3d_jax.evaluate.linear_svm import Recipe, best_cost, cross_validate
-from p3d_jax.evaluate.scenes import FIXED, report, scenes
+from p3d_jax.evaluate.scenes import report, scenes
 from tests.evaluate.planted import LETTERS, blobs, refused, run, write
 
 Y = np.arange(24) % 3
+ONE = Recipe(costs=(1.0,))
 
 
 def test_separable_scenes_give_100(tmp_path: pathlib.Path) -> None:
   path = write(tmp_path / "a.npz", blobs(Y), Y)
-  result = scenes(path)
+  result = scenes(path, recipe=ONE)
   assert result["video_hit@1"] == result["mean_class_accuracy"] == 100
   assert result["videos"] == 24
   assert result["chosen"] == [{"cost": 1.0, "videos": 24}]
@@ -33,19 +34,31 @@ def test_separable_scenes_give_100(tmp_path: pathlib.Path) -> None:
   assert "cost 1 (24 videos)" in text
 
 
+def test_the_cost_is_chosen_within_the_others(tmp_path: pathlib.Path) -> None:
+  """Cost 1 is too small for seven classes of which four videos are known."""
+  y = np.arange(28) % 7
+  x = 1 + 0.1 * np.eye(7)[y]
+  path = write(tmp_path / "a.npz", x, y, names=[*map(str, range(7))])
+  found = scenes(path)
+  assert found["video_hit@1"] == 100
+  assert sum(row["videos"] for row in found["chosen"]) == 28
+  assert all(row["videos"] == 0 for row in found["chosen"] if row["cost"] <= 1)
+  assert scenes(path, recipe=ONE)["video_hit@1"] < 100
+
+
 def test_each_video_is_unknown_to_its_svm(tmp_path: pathlib.Path) -> None:
   # Each video is alone in its direction: an SVM that has seen it is right, and
   # one that has not knows nothing. 60 classes of two: chance is below 2.
   y = np.arange(120) % 60
   path = write(tmp_path / "a.npz", np.eye(120), y, names=[*map(str, range(60))])
-  assert scenes(path)["video_hit@1"] < 10
+  assert scenes(path, recipe=ONE)["video_hit@1"] < 10
 
 
 def test_accuracies_by_hand(tmp_path: pathlib.Path) -> None:
   # Two of B's four stand where A's eight do.
   red, blue = (1.0, 0.0), (0.0, 1.0)
   path = write(tmp_path / "a.npz", [red] * 10 + [blue] * 2, [0] * 8 + [1] * 4)
-  result = scenes(path)
+  result = scenes(path, recipe=ONE)
   assert result["video_hit@1"] == pytest.approx(100 * 10 / 12)
   assert result["mean_class_accuracy"] == 75
   assert [row["class"] for row in result["predictions"]] == ["A"] * 10 + [
@@ -97,7 +110,7 @@ def test_command(
   sources = ["film", "film", *[""] * 22]
   path = write(tmp_path / "a.npz", blobs(Y), Y, sources=sources)
   out = tmp_path / "out.json"
-  assert run(tasks.SCENES, path, "--out", out) == 0
+  assert run(tasks.SCENES, path, "--costs", 1, "--out", out) == 0
   text = capsys.readouterr().out
   assert "accuracy 100.0" in text
   assert "2 videos share a source with another video" in text
@@ -108,7 +121,7 @@ def test_command(
 
 
 def test_mistakes_are_one_line(tmp_path: pathlib.Path) -> None:
-  def of(name: str, labels: Any, recipe: Recipe = FIXED, **about: Any) -> str:
+  def of(name: str, labels: Any, recipe: Recipe = ONE, **about: Any) -> str:
     path = write(tmp_path / f"{name}.npz", blobs(Y), labels, **about)
     return refused(scenes, path, recipe=recipe)
 
@@ -126,6 +139,6 @@ def test_mistakes_are_one_line(tmp_path: pathlib.Path) -> None:
   several = Recipe(costs=(1, 10), folds=8)
   told = of("folds", Y, several)
   assert "class 'A' are of 7 sources" in told
-  assert "ask for 7 folds" in told
+  assert ": --folds 7, or one cost" in told
   path = tmp_path / "same.npz"
   assert "out=" in refused(scenes, path, out=tmp_path)

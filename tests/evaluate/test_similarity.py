@@ -284,6 +284,9 @@ def test_planted_pairs(aslan, tmp_path, capsys, normalize):
   assert [row["name"] for row in result["similarities"]] == list(BY_HAND)
   assert "not confirmed" in result["similarities_source"]
   printed = capsys.readouterr().out
+  assert printed.startswith(
+    "50 pairs, 10 folds, prob pool5 res5 res4 (whole maps): 48 numbers a pair"
+  )
   assert "accuracy 100.0 +- 0.0" in printed
   assert "not confirmed" in printed
 
@@ -303,6 +306,9 @@ def test_data_is_named(aslan, tmp_path):
   save_features(file, features_of("", about={"data": ""}))
   result = similarity.similarity(file, data=aslan, endpoints=["pool5"])
   assert (result["accuracy"], result["numbers"]) == (100, 12)
+  assert "pool5 (pool unknown): 12 numbers" in similarity.report(result)
+  result["features_about"] = {"pool": "mean"}
+  assert "pool5 (means of maps): 12 numbers" in similarity.report(result)
   with pytest.raises(ValueError, match="name it with --data"):
     similarity.similarity(file)
 
@@ -370,6 +376,10 @@ def test_a_set_without_pairs_is_refused(aslan, tmp_path):
   with pytest.raises(ValueError, match="a set with pairs of videos") as error:
     similarity.similarity(file, data=small.dataset())
   assert "\n" not in str(error.value)
+  assert "name=" not in str(error.value)
+  # What is no set at all is told as everywhere.
+  with pytest.raises(ValueError, match="no built set is there$"):
+    similarity.similarity(file, data=tmp_path)
 
 
 @pytest.mark.parametrize(

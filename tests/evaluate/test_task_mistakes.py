@@ -1,12 +1,19 @@
 """A mistake on the command line costs no file that is there."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
 import pytest
 
 from p3d_jax import cli
-from p3d_jax.evaluate.feature_file import Features, save_features
+from p3d_jax.evaluate.feature_file import (
+  Features,
+  load_features,
+  save_features,
+)
+from p3d_jax.evaluate.feature_lists import check_unreadable, open_task
+from p3d_jax.evaluate.scenes import scenes
 from p3d_jax.evaluate.score_file import VideoScores, save_scores
 
 
@@ -43,6 +50,41 @@ def test_out_is_never_a_file_of_features(features, capsys, verb):
 def test_fewer_than_none_may_be_missing(features, capsys, verb):
   line = refused(capsys, verb, features, "--max-missing=-2")
   assert line == f"p3d {verb}: --max-missing is -2: it must be >= 0"
+
+
+def test_fewer_than_none_may_be_missing_in_python(features):
+  found = load_features(features)
+  for call in (
+    lambda: check_unreadable(features, found, -2),
+    lambda: open_task(features, features, max_missing=-2),
+    lambda: scenes(features, max_missing=-2),
+  ):
+    with pytest.raises(ValueError, match="^max_missing=-2: must be >= 0$"):
+      call()
+
+
+def test_a_file_that_is_not_there_and_a_folder(features, capsys):
+  none, folder = features.parent / "none.npz", features.parent
+  line = refused(capsys, "svm", none, features)
+  assert line == f"p3d svm: {none}: there is no such file"
+  line = refused(capsys, "scenes", folder)
+  assert line == f"p3d scenes: {folder}: it is a folder, not a feature file"
+
+
+def test_features_of_no_known_set(features, capsys, tmp_path):
+  lists = ("--train", "train", "--test", "test")
+  line = refused(capsys, "svm", features, *lists)
+  assert line.endswith(
+    "set its videos are of: name it with --data, for its lists"
+  )
+  found = dataclasses.replace(
+    load_features(features), about={"data": str(tmp_path / "gone")}
+  )
+  save_features(features, found)
+  line = refused(capsys, "svm", features, *lists)
+  assert line.endswith(
+    "gone, which is not there: name the set with --data, for its lists"
+  )
 
 
 @pytest.mark.parametrize(

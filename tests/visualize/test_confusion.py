@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from p3d_jax.evaluate.score_file import VideoScores, save_scores
+from p3d_jax.train.metrics import confusion
 from p3d_jax.visualize.confusion import (
   DPI,
   confusion_figure,
@@ -55,7 +56,8 @@ def test_rows_are_percent_of_the_true_class() -> None:
   axes = confusion_figure(matrix, ["a", "b", "c"]).axes[0]
   # The mean of 75 and 70; the class without videos does not count.
   assert axes.get_title() == (
-    "Percent of each class, mean of the diagonal 72.5 (grey: no videos)"
+    "Percent of each class's readable videos, 104 in all\n"
+    "mean of the diagonal 72.5 (grey: no videos)"
   )
   said = {
     (round(text.get_position()[1]), round(text.get_position()[0])): text
@@ -64,6 +66,33 @@ def test_rows_are_percent_of_the_true_class() -> None:
   assert {at: text.get_text() for at, text in said.items()} == {
     (0, 0): "75", (0, 1): "25", (1, 0): "30", (1, 1): "70",
   }  # fmt: skip
+
+
+def test_a_decimal_where_it_is_not_whole() -> None:
+  """By hand: 37 and 3 of 40, 7 and 1 of 8; halves go up where none fits."""
+  for count, said in (
+    (2, ["92.5", "7.5", "12.5", "87.5"]),
+    (12, ["92.5", "7.5", "12.5", "87.5"]),
+    (13, ["93", "8", "13", "88"]),
+    (24, ["93", "8", "13", "88"]),
+  ):
+    matrix = np.zeros((count, count))
+    matrix[:2, :2] = [[37, 3], [1, 7]]
+    matrix[range(2, count), range(2, count)] = 5
+    axes = confusion_figure(matrix, names(count)).axes[0]
+    found = [text.get_text() for text in axes.texts]
+    assert found == said + ["100"] * (count - 2)
+
+
+@pytest.mark.parametrize("count", [8, 12, 24])
+def test_numbers_do_not_leave_their_cells(count: int) -> None:
+  matrix = np.full((count, count), 1.0) + 12.4 * np.eye(count)
+  figure = confusion_figure(matrix, names(count))
+  figure.canvas.draw()
+  cell = DPI * figure.get_figwidth() / count
+  widths = [t.get_window_extent().width for t in figure.axes[0].texts]
+  assert len(widths) == count * count
+  assert max(widths) < 0.9 * cell
 
 
 @pytest.mark.parametrize("count", [2, 8, 24, 25, 101])
@@ -108,7 +137,9 @@ def test_mistakes() -> None:
       confusion_png(matrix, ["a", "b"])
 
 
-def test_the_verb(tmp_path: pathlib.Path) -> None:
+def test_the_verb(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
   """Of a scores file in which every class is taken for the next one."""
   labels = np.arange(12, dtype=np.int32)[:, None] % 4
   scores = np.eye(4, dtype=np.float32)[(labels[:, 0] + 1) % 4]
@@ -126,8 +157,33 @@ def test_the_verb(tmp_path: pathlib.Path) -> None:
   assert draw("confusion", tmp_path / "s.npz", "--out", out) == 0
   wanted = np.roll(3 * np.eye(4), 1, axis=1)
   assert out.read_bytes() == confusion_png(wanted, ["a", "b", "c", "d"])
+  assert capsys.readouterr().err == ""
   with pytest.raises(ValueError, match="no such file"):
     draw("confusion", tmp_path / "none.npz", "--out", out)
+
+
+def test_what_could_not_be_read_is_told(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  """Two of three videos are right, and the third could not be read."""
+  found = VideoScores(
+    ids=("a", "b", "c"),
+    scores=np.eye(3, 2, dtype=np.float32),
+    labels=np.array([[0], [1], [1]], np.int32),
+    label_names=("A", "B"),
+    readable=np.array([True, True, False]),
+  )
+  save_scores(tmp_path / "s.npz", found)
+  assert draw("confusion", tmp_path / "s.npz", "--out", tmp_path / "m.png") == 0
+  assert capsys.readouterr().err.startswith(
+    "1 of 3 videos could not be read and are not in the picture"
+  )
+  matrix = confusion(found.to_scores())
+  axes = confusion_figure(matrix, found.label_names).axes[0]
+  assert axes.get_title() == (
+    "Percent of each class's readable videos, 2 in all\n"
+    "mean of the diagonal 100.0"
+  )
 
 
 def test_nothing_is_warned_of() -> None:

@@ -70,10 +70,20 @@ def test_lines_are_those_of_the_file(tmp_path: pathlib.Path) -> None:
   assert colors[0] == colors[1] != colors[2] == colors[3]
   styles = [line.get_linestyle() for line in hits.lines]
   assert styles == ["-", "--", "-", "--"]
-  assert [text.get_text() for text in hits.get_legend().texts] == [
+  legend = hits.get_legend()
+  assert [text.get_text() for text in legend.texts] == [
     "video hit@1",
     "clip hit@1",
   ]
+  # Of one evaluation there are only marks: they tell the metrics apart too.
+  marks = [(m.get_marker(), m.get_markersize()) for m in hits.lines]
+  assert marks[0] == marks[2] != marks[1] == marks[3]
+  shown = legend.get_lines()
+  assert [(m.get_marker(), m.get_markersize()) for m in shown] == marks[:2]
+  assert [m.get_linestyle() for m in shown] == ["-", "--"]
+  # Both are seen where they are of one value: a dot within a hollow square.
+  assert marks[0] == ("o", 4)
+  assert (*marks[1], hits.lines[1].get_markerfacecolor()) == ("s", 7, "none")
   names = [text.get_text() for text in figure.legends[0].texts]
   assert names == ["one", "two"]
 

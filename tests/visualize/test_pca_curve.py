@@ -71,9 +71,38 @@ def test_other_files_are_refused(tmp_path: pathlib.Path, text: str) -> None:
     load_pca(tmp_path / "pca.json")
 
 
+@pytest.mark.parametrize(
+  ("content", "reason"),
+  [
+    (b"PK\x03\x04\xff" * 9999, "it is no JSON"),
+    (b"PK\x03\x04" * 9999, "it is no JSON"),
+    (b"[]", "it is no JSON object"),
+    (b'{"splits": [], "mean": {}}', "it has no sizes, without_pca"),
+    (
+      b'{"sizes": [{"size": 3}], "without_pca": 0}',
+      "a size has no video_hit@1",
+    ),
+  ],
+  ids=["bytes", "text", "list", "svm", "no-hit"],
+)
+def test_why_they_are_refused(
+  tmp_path: pathlib.Path, content: bytes, reason: str
+) -> None:
+  """In a line that holds neither the file nor the name of an exception."""
+  path = tmp_path / "pca.json"
+  path.write_bytes(content)
+  with pytest.raises(ValueError) as error:
+    load_pca(path)
+  assert str(error.value) == (
+    f"{path} is no result of `p3d pca`, or not whole: {reason}"
+  )
+
+
 def test_mistakes(tmp_path: pathlib.Path) -> None:
   with pytest.raises(ValueError, match="there is no such file"):
     load_pca(tmp_path / "none.json")
+  with pytest.raises(ValueError, match="it is a folder, not a file"):
+    load_pca(tmp_path)
   for sizes in ([], [{"size": 0, "video_hit@1": 5.0}]):
     with pytest.raises(ValueError, match="sizes: there must be some"):
       pca_png(RESULT | {"sizes": sizes})

@@ -505,8 +505,11 @@ def test_a_failure_leaves_the_old_page(
   [
     (["RUN", "--out=FOLDER/no/a.html"], "there is no such folder"),
     (["RUN", "--out=FOLDER/a.pdf"], "it must end in .html"),
-    (["RUN", "--videos=-1"], "videos=-1: must be >= 0"),
-    (["RUN", "--class-pictures=-1"], "classes=-1: must be >= 0"),
+    (["RUN", "--videos=-1"], "--videos is -1: it must be >= 0"),
+    (
+      ["RUN", "--class-pictures=-1"],
+      "--class-pictures is -1: it must be >= 0",
+    ),
     (["RUN", "--step=3"], "has no step 3: it has [7]"),
     (["RUN", "--features=FOLDER/f.npz"], "f.npz"),
     (["RUN/checkpoints/7"], "it is a checkpoint; name the workdir"),
