@@ -28,8 +28,9 @@ def test_features_and_a_linear_svm_reach_the_trained_head(
   )  # fmt: skip
   p3d("evaluate", run, "--clips=4", "--batch=32", "--out", run / "head.json")
   files = []
-  for split in ("train", "test"):
-    files.append(tmp_path / f"{split}.npz")
+  # Half of the training videos are enough for the SVM.
+  for split in ("train[:50%]", "test"):
+    files.append(tmp_path / f"{split[:4]}.npz")
     p3d(
       "features", run, data, "--split", split, "--clips=4", "--batch=32",
       "--out", files[-1],
