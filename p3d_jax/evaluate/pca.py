@@ -4,9 +4,8 @@ The paper draws it for UCF101 from 500 dimensions down to 10. Features are
 normalised as for the SVM, then the PCA of the training videos (their mean
 taken away, nothing whitened, not normalised again) takes all videos to its
 first dimensions, and a linear SVM is trained in them; see `linear_svm.py`. Each
-size has the cost that a cross-validation chooses. The PCA is that of all
-training videos there, as it knows no labels; the test videos have no part in
-it.
+size has the cost that a cross-validation chooses. Its folds share the PCA of
+all training videos, which knows no labels; test videos have no part in it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 All pools of the released network are ceil mode: windows start at index 0 and
 the last one may hang over the end, so an odd number of steps keeps its last
-one and a single step stays a single step (paper.md, "All four max pools").
+one and a single step stays a single step (the release's prototxts).
 """
 
 from __future__ import annotations

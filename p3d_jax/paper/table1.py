@@ -1,8 +1,8 @@
 """Table 1: 2D, A, B, C, A to C in turn and full 3D under one budget.
 
 The paper's is UCF101 on ImageNet's ResNet-50. The same table on camera_motion
-takes the demo's slim network from random weights: a quarter of an hour's worth
-of videos that anybody has, so that it runs where no dataset is.
+takes the demo's slim network from random weights, on videos that anybody can
+make: it runs where no dataset is.
 """
 
 from __future__ import annotations

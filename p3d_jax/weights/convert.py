@@ -21,7 +21,7 @@ from p3d_jax.weights import source as sources
 from p3d_jax.weights.merge import Report, WeightsError
 
 # What the authors' files are, by their head and their channels: dropout and
-# input domain (prototxts; paper.md, "The network").
+# input domain (the prototxts).
 RELEASED: dict[tuple[str, int], tuple[float, str]] = {
   ("fc_sports1m/0", 3): (0.1, "released_rgb"),
   ("fc_kinetics/0", 3): (0.5, "released_rgb"),

@@ -32,7 +32,7 @@ _TORCH = "writing a PyTorch file"
 
 Writer = Callable[[IO[bytes]], Any]
 
-# What the port's code can take (paper.md, "The widely used PyTorch port").
+# What the port can take: its reshape before res5 and its 5x5 window of pool5.
 PORT_FRAMES = (16, 31)
 PORT_PIXELS = (129, 160)
 

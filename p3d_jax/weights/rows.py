@@ -111,7 +111,7 @@ def moment(
 
   Args:
     numbers: the stored mean or variance.
-    factor: one number; 0 counts as 1 (paper.md, "Traps in the 2D sources").
+    factor: one number; 0 counts as 1, as in Caffe.
     bias: of the convolution before, which the mean takes in: (x + b) - mean
       is x - (mean - b).
   """

@@ -48,7 +48,7 @@ def test_an_odd_number_of_steps_keeps_its_last_one():
 
 
 def test_lengths_of_the_paper():
-  """17 -> 9 -> 5 -> 3 -> 2 and 1 -> 1 -> 1 -> 1 -> 1 (paper.md)."""
+  """17 -> 9 -> 5 -> 3 -> 2 and 1 -> 1 -> 1 -> 1 -> 1: ceil mode."""
   for time, lengths in ((17, [9, 5, 3, 2]), (5, [3, 2, 1, 1]), (1, [1] * 4)):
     x, found = jax.ShapeDtypeStruct((1, time, 1, 1, 1), jnp.float32), []
     for _ in range(4):

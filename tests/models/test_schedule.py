@@ -45,7 +45,7 @@ def test_letters_of_the_authors_table():
 
 
 def test_one_running_index():
-  """The last block of res3 is a B and the first of res4 a C (paper.md)."""
+  """The last block of res3 is a B and the first of res4 a C, in P3D-199."""
   laid = schedule.letters("ABC", STAGES[199])
   assert laid[0] == "ABC"
   assert laid[1] == "ABCABCAB"

@@ -109,7 +109,7 @@ def test_every_weight_has_its_place(variables):
 
 
 def test_parameter_counts(weights):
-  """paper.md's counts follow from the rows, with fc of other sizes."""
+  """P3D-199's counts follow from the rows, with fc of other sizes."""
   count = sum(
     w[leaf].size
     for w in weights.values()

@@ -1,4 +1,4 @@
-"""The zoo against the numbers of paper.md."""
+"""The zoo against sizes and multiply-adds, written out here."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.models import slim
 
 RGB, FLOW = (1, 16, 160, 160, 3), (1, 16, 160, 160, 2)
 
-# Name, classes, clips -> parameters, statistics ("Trainable parameters").
+# Name, classes, clips -> trainable parameters, statistics.
 SIZES = [
   ("p3d63", 101, RGB, 25_132_581, 57_600),
   ("p3d131", 101, RGB, 47_475_749, 118_528),

@@ -1,8 +1,7 @@
 """The graph of the widely used PyTorch port of P3D, and its files.
 
-Written from paper.md, "The widely used PyTorch port is a different network", in
-plain PyTorch; no code is shared with `p3d_jax`. Clips are (batch, channels,
-time, height, width).
+Written from a description of what it computes, in plain PyTorch; no code is
+shared with `p3d_jax`. Clips are (batch, channels, time, height, width).
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ ROWS: list[Row] = list(
     pathlib.Path(__file__).with_name("p3d199_layers.csv").open(newline="")
   )
 )
-EPSILON = 1e-5  # of BN: paper.md, "The network"
+EPSILON = 1e-5  # of BN: the prototxts
 
 
 def run(weights: Weights, clips: np.ndarray) -> Blobs:

@@ -243,7 +243,7 @@ def port():
   )
 
 
-# paper.md, "The network".
+# Of the networks on ResNet-50, -101 and -152.
 @pytest.mark.parametrize(
   ("name", "count", "statistics"),
   [
