@@ -44,8 +44,8 @@ def test_table1_runs_and_goes_on(
 ) -> None:
   sets, out = ucf101(tmp_path), tmp_path / "out"
   words = ["paper", "table1", "--data", sets, "--out", out, "--seeds", 0]
-  words += ["--weights", "none", "--steps", 60, "--override", "train.batch=2"]
-  words += ["model.dropout=0.0", "checkpoint.every=60"]
+  words += ["--weights", "none", "--steps", 100, "--override", "train.batch=2"]
+  words += ["model.dropout=0.0", "checkpoint.every=100"]
   # Moving statistics of so few steps must forget sooner, and those of weights
   # that still move are not theirs.
   words += ["norm.momentum=0.5", "optim.scratch_learning_rate=0.03"]

@@ -10,6 +10,7 @@ import pytest
 from etils import epath
 
 from p3d_jax.data import store
+from p3d_jax.data.clips import Views
 from p3d_jax.data.pipeline import Reading
 from p3d_jax.data.sets import open_set
 from p3d_jax.evaluate.evaluate import evaluate
@@ -124,11 +125,11 @@ def test_an_evaluation_counts_them_as_missed(tmp_path: pathlib.Path) -> None:
     small.trained(),
     data=damaged_set(),
     split="bad",
-    clips=2,
+    views=Views(2),
     reading=Reading(timeout=4.0, decoder=DECODER),
   )
   sound = evaluate(
-    small.trained(), data=damaged_set(), split="bad[:3]", clips=2
+    small.trained(), data=damaged_set(), split="bad[:3]", views=Views(2)
   )
   assert result["videos"] == 4
   assert result["unreadable"] == 1
