@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -73,7 +74,10 @@ class Parts:
     self._start = 0
     self._rows: list[Features] = []
     self._problems: list[str] = []
-    self._seen: set[str] = set()
+    self._ids = videos.ids()
+    if len(set(self._ids)) < len(self._ids):
+      twice = next(i for i, n in Counter(self._ids).items() if n > 1)
+      raise ValueError(f"split={videos.split!r}: {twice!r} is in it twice")
 
   def begin(self, overwrite: bool) -> int:
     """Finds what is there.
@@ -170,13 +174,7 @@ class Parts:
       arrays = {n: x.reshape(-1, *x.shape[2:]) for n, x in arrays.items()}
     each = np.repeat(np.arange(len(fine))[fine], count)
     keep = np.repeat(fine, count)
-    # A record tells its id in a moment, beside what decoding it takes.
-    ids = [self._videos[int(k)]["id"] for k in rows.index]
-    if twice := [i for i in ids if i in self._seen or ids.count(i) > 1]:
-      raise ValueError(
-        f"split={self._videos.split!r}: {twice[0]!r} is in it twice"
-      )
-    self._seen |= set(ids)
+    ids = [self._ids[k] for k in rows.index]
     self._rows.append(
       Features(
         ids=tuple(ids[k] for k in each),

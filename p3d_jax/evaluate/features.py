@@ -15,7 +15,6 @@ import functools
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -159,7 +158,6 @@ def features(
   check_endpoints(wanted.endpoints, fields.stages, fields.num_classes)
   videos = open_source(source, split)
   check_channels(videos, record.preprocessing.channels)
-  _check_ids(videos)
   mesh = sharding.mesh()
   sharding.check_batch(batch, mesh)
   module, variables, record = model.load(folder)
@@ -223,16 +221,6 @@ def open_source(
       f"{', '.join(map(os.fspath, paths))}"
     )
   return FileSet(paths)
-
-
-def _check_ids(videos: VideoSet | FileSet) -> None:
-  """Refuses a split that names a video twice, where that is known at once."""
-  if not (videos.directory / "ids.json").exists():
-    return  # it is found on the way
-  found = videos.ids()
-  if len(set(found)) < len(found):
-    twice = next(name for name, n in Counter(found).items() if n > 1)
-    raise ValueError(f"split={videos.split!r}: {twice!r} is in it twice")
 
 
 def _is_set(path: epath.Path) -> bool:
@@ -349,11 +337,29 @@ def _written(out: epath.Path, already: bool = False) -> Written:
   )
 
 
+# What `_agreed` tells the other hosts of an error on the first.
+_FAILED = -2
+
+
 def _agreed(call: Callable[[], int]) -> int:
-  """Calls a function on the first host, and returns its number on all."""
-  number = call() if jax.process_index() == 0 else 0
+  """Calls a function on the first host, and returns its number on all.
+
+  Raises:
+    ValueError: it failed on the first host, which raises what it did; the
+      others would wait for it.
+  """
+  number, failed = 0, None
+  if jax.process_index() == 0:
+    try:
+      number = call()
+    except Exception as error:
+      number, failed = _FAILED, error
   if jax.process_count() > 1:
     number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+  if failed is not None:
+    raise failed
+  if number == _FAILED:
+    raise ValueError("the first host could not go on: it says why")
   return number
 
 

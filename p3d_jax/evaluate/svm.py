@@ -118,7 +118,7 @@ def counter(bar: Bar) -> Callable[[], None]:
   def done() -> None:
     nonlocal count
     count += 1
-    bar.advance(count)
+    bar.update(count, line=None)
 
   return done
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from jax.experimental import multihost_utils
 
 import p3d_jax
 from p3d_jax.checkpoint import model
@@ -29,7 +30,7 @@ from p3d_jax.data.sets import open_set
 from p3d_jax.evaluate import feature_parts
 from p3d_jax.evaluate import features as lib
 from p3d_jax.evaluate.feature_file import Features, load_features
-from p3d_jax.evaluate.features import features, open_source, report
+from p3d_jax.evaluate.features import _agreed, features, open_source, report
 from p3d_jax.train.score import Rows
 from tests import small
 
@@ -870,3 +871,29 @@ def test_parts_are_put_together_once(tmp_path: pathlib.Path) -> None:
   # The whole, one part as it is read, and numpy's block of 16 MiB.
   assert peak < expected.nbytes * 1.5
   np.testing.assert_array_equal(load_features(out).arrays["res5"], expected)
+
+
+def test_an_error_of_the_first_host_is_told_to_the_others(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  """They would wait for its number."""
+  told: list[int] = []
+
+  def broadcast(number: Any) -> Any:
+    told.append(int(number))
+    return told[0]  # of the first host
+
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
+
+  def fails() -> int:
+    raise OSError("no space")
+
+  with pytest.raises(OSError, match="^no space$"):
+    _agreed(fails)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  with pytest.raises(ValueError, match="^the first host could not go on"):
+    _agreed(fails)
+  assert len(told) == 2
+  told[0] = 7
+  assert _agreed(fails) == 7
