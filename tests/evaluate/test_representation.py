@@ -10,6 +10,7 @@ from tests import small
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # some five minutes on two free cores
 def test_features_and_a_linear_svm_reach_the_trained_head(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
