@@ -72,6 +72,8 @@ def default() -> ConfigDict:
   data.segments = False
   # What opens a video, "module:class" (data/example.py); None: PyAV.
   data.decoder = config_dict.placeholder(str)
+  # Local folder that a set on gs:// is copied to, once on each machine.
+  data.cache = ""
 
   config.preprocessing = pixels = ConfigDict()
   pixels.frames = 16  # frames a clip
@@ -131,6 +133,19 @@ def default() -> ConfigDict:
   optim.fresh_head_bias = 20.0  # prototxts
   optim.freeze = ()  # patterns of parameters that do not learn
 
+  # How the devices share the work: data x fsdp x space must be all of them.
+  # Nothing of it changes a number but by rounding, so a run may go on with
+  # another mesh.
+  config.mesh = mesh = ConfigDict()
+  mesh.data = config_dict.placeholder(int)  # None: the devices that are left
+  # Devices that parameters and the optimiser's state are split over; they take
+  # other clips each, as those of `data` do.
+  mesh.fsdp = 1
+  mesh.space = 1  # devices that the height of the frames is split over
+  # First stage ("res2" to "res5") whose frames stand whole on each device again,
+  # because their height does not divide by `space`; None: all are split.
+  mesh.gather = config_dict.placeholder(str)
+
   config.eval = evaluation = ConfigDict()
   evaluation.every = 500  # steps; 0: only at the end
   evaluation.clips = 20  # uniform clips a video, centre crop
@@ -160,6 +175,20 @@ def default() -> ConfigDict:
   # checkpoint ends one too.
   log.every = 20
   log.tensorboard = True  # event files in workdir/tensorboard
+
+  config.profile = profile = ConfigDict()
+  # A trace of some steps for TensorBoard and XProf, in workdir/profile.
+  profile.steps = 0  # steps that are traced; 0: none
+  profile.start = 10  # steps after the start of the run, past compilation
+
+  config.watch = watch = ConfigDict()
+  # Seconds that a step, a batch of an evaluation or a compilation may take;
+  # then all hosts write their stacks and stop. 0: any.
+  watch.stall = 1_800.0
+  watch.lost = 60.0  # seconds without a sign of another host: it is lost
+
+  config.compile = compiling = ConfigDict()
+  compiling.cache = ""  # folder that compiled steps are kept in; gs:// works
   return config.lock()
 
 

@@ -1,0 +1,29 @@
+"""How a run can end that is neither done nor refused, and its exit status.
+
+A launcher starts a run again after either: it goes on from the last whole
+checkpoint.
+"""
+
+from __future__ import annotations
+
+
+class Ended(RuntimeError):
+  """The run ended before its last step, through no fault of its config.
+
+  Attributes:
+    status: the exit status of the process.
+  """
+
+  status = 1
+
+
+class Preempted(Ended):
+  """The machine is being taken away; the run has saved its last step."""
+
+  status = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
+class Lost(Ended):
+  """A host did not come, is gone or hangs, or a step took too long."""
+
+  status = 76
