@@ -142,7 +142,7 @@ def default() -> ConfigDict:
   # other clips each, as those of `data` do.
   mesh.fsdp = 1
   mesh.space = 1  # devices that the height of the frames is split over
-  # First stage ("res2" to "res5") whose frames stand whole on each device again,
+  # First stage ("res2" to "res5") whose frames stand whole on each device,
   # because their height does not divide by `space`; None: all are split.
   mesh.gather = config_dict.placeholder(str)
 

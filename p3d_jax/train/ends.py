@@ -7,7 +7,7 @@ checkpoint.
 from __future__ import annotations
 
 
-class Ended(RuntimeError):
+class EndedError(RuntimeError):
   """The run ended before its last step, through no fault of its config.
 
   Attributes:
@@ -17,13 +17,13 @@ class Ended(RuntimeError):
   status = 1
 
 
-class Preempted(Ended):
+class PreemptedError(EndedError):
   """The machine is being taken away; the run has saved its last step."""
 
   status = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
-class Lost(Ended):
+class LostError(EndedError):
   """A host did not come, is gone or hangs, or a step took too long."""
 
   status = 76
