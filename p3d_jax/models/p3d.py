@@ -77,6 +77,34 @@ class Stage(nn.Module):
     return x, outputs
 
 
+class Dropout(nn.Module):
+  """Drops features in training, for a whole batch or for a part of one.
+
+  The draw is `flax.linen.Dropout`'s, of the whole batch. Clips that are a part
+  of one say which, and get their rows of it: a batch computed in parts drops
+  what it would drop as a whole.
+
+  Attributes:
+    rate: share of the features that become 0; the others are scaled up.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(
+    self, x: Array, train: bool, places: tuple[Array, int] | None = None
+  ) -> Array:
+    """Returns x (batch, channels), some of it 0 in training; see `P3D`."""
+    if not train or not self.rate:
+      return x
+    keep, rows = 1 - self.rate, len(x) if places is None else places[1]
+    mask = jax.random.bernoulli(
+      self.make_rng("dropout"), keep, (rows, x.shape[-1])
+    )
+    kept = mask if places is None else mask[places[0]]
+    return jnp.where(kept, x / keep, 0)
+
+
 class Head(nn.Module):
   """Dropout and the linear classifier `fc`, in float32 at least.
 
@@ -95,9 +123,14 @@ class Head(nn.Module):
   precision: Any = None
 
   @nn.compact
-  def __call__(self, x: Array, train: bool = False) -> Array:
+  def __call__(
+    self,
+    x: Array,
+    train: bool = False,
+    places: tuple[Array, int] | None = None,
+  ) -> Array:
     """Returns logits; training draws from the "dropout" stream."""
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = Dropout(self.dropout)(x, train, places)
     return nn.Dense(
       self.num_classes,
       kernel_init=self.kernel_init,
@@ -134,6 +167,8 @@ class P3D(nn.Module):
     norm: makes a normalisation from use_running_average, momentum, epsilon,
       dtype and name; `flax.linen.BatchNorm` fits.
     activation: elementwise.
+    on_stage: called with "res2" to "res5" and the clips that the stage takes,
+      returns them: where a mesh places them (train/sharding.py).
   """
 
   num_classes: int | None = None
@@ -156,6 +191,7 @@ class P3D(nn.Module):
   head_init: convs.Initializer = nn.initializers.lecun_normal()
   norm: blocks.ModuleDef = BatchNorm
   activation: Callable[[Array], Array] = nn.relu
+  on_stage: Callable[[str, Array], Array] | None = None
 
   def __post_init__(self) -> None:
     """Refuses impossible fields before a device is touched."""
@@ -164,7 +200,11 @@ class P3D(nn.Module):
 
   @nn.compact
   def __call__(
-    self, clips: Array, train: bool = False, endpoints: Sequence[str] = ()
+    self,
+    clips: Array,
+    train: bool = False,
+    endpoints: Sequence[str] = (),
+    places: tuple[Array, int] | None = None,
   ) -> Any:
     """Scores clips.
 
@@ -176,6 +216,9 @@ class P3D(nn.Module):
       endpoints: names of activations to return too: "stem" (after pool1),
         "res2" to "res5" (before the temporal pool that follows), each block as
         "res3/block02", "pool5" (batch, 32 width), "logits" and "prob".
+      places: int (batch,), where the clips stand in a larger batch that they
+        are a part of, and its size: dropout draws for all of it. None: they are
+        the batch.
 
     Returns:
       Logits (batch, num_classes), or pool5 of the trunk; with endpoints, that
@@ -197,6 +240,8 @@ class P3D(nn.Module):
     for i, letters in enumerate(laid):
       name = f"res{i + 2}"
       stage = Stage(letters, self.width << i, 2 if i else 1, block, name=name)
+      if self.on_stage is not None:
+        x = self.on_stage(name, x)
       x, outputs = stage(x)
       found |= {f"{name}/{key}": value for key, value in outputs.items()}
       found[name] = x
@@ -212,7 +257,7 @@ class P3D(nn.Module):
         kernel_init=self.head_init,
         precision=self.precision,
         name="head",
-      )(x, train)
+      )(x, train, places)
       found |= {"logits": x, "prob": jax.nn.softmax(x)}
     return (x, {name: found[name] for name in endpoints}) if endpoints else x
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from p3d_jax.models import p3d, zoo
 from p3d_jax.preprocess import CHANNELS
+from p3d_jax.train import sharding
 from p3d_jax.train.config import (
   ConfigError,
   augmentation,
@@ -66,6 +67,7 @@ _CHOICES = {
   "optim.name": ("sgd", "adamw"),
   "optim.schedule": ("step", "cosine", "constant"),
   "model.precision": ("default", "high", "highest"),
+  "mesh.gather": (None, "res2", "res3", "res4", "res5"),
 }
 _BOUNDS: dict[str, tuple[float, float]] = {
   "seed": (0, 2**32 - 1),
@@ -95,6 +97,12 @@ _BOUNDS: dict[str, tuple[float, float]] = {
   "checkpoint.every": (1, _MANY),
   "checkpoint.keep": (1, _MANY),
   "checkpoint.keep_best": (0, _MANY),
+  "mesh.fsdp": (1, _MANY),
+  "mesh.space": (1, _MANY),
+  "profile.start": (0, _MANY),
+  "profile.steps": (0, 10_000),
+  "watch.stall": (0, 1e9),
+  "watch.lost": (1, 1e9),
   "input.workers": (0, 1024),
   "input.threads": (1, 1024),
   "input.timeout": (0, 1e6),
@@ -109,8 +117,9 @@ def _check_values(config: ConfigDict) -> None:
   for field, values in _CHOICES.items():
     value = get(config, field)
     if value not in values:
+      known = ", ".join(map(str, values))
       raise ConfigError(
-        f"config.{field} is {value!r}: it must be one of {', '.join(values)}"
+        f"config.{field} is {value!r}: it must be one of {known}"
       )
   for field, (least, most) in _BOUNDS.items():
     value = get(config, field)
@@ -153,24 +162,53 @@ def _check_patterns(config: ConfigDict) -> None:
       ) from error
 
 
+def mesh_sizes(config: ConfigDict) -> dict[str, Any]:
+  """Returns what `sharding.mesh` takes."""
+  return {name: config.mesh[name] for name in sharding.AXES}
+
+
 def _check_batch(config: ConfigDict, devices: int) -> None:
-  train, group = config.train, config.norm.group
+  try:
+    data, fsdp, space = sharding.mesh_sizes(devices, **mesh_sizes(config))
+  except ValueError as error:
+    raise ConfigError(f"config.{error}") from None
+  train, group, parts = config.train, config.norm.group, data * fsdp
   rows = train.batch // train.accumulate
-  if train.batch % train.accumulate or rows % devices:
+  if train.batch % train.accumulate or rows % parts:
     raise ConfigError(
       f"config.train.batch is {train.batch}: it must be a multiple of "
-      f"train.accumulate ({train.accumulate}) times the devices ({devices})"
+      f"train.accumulate ({train.accumulate}) times the {parts} devices of "
+      f"mesh.data x mesh.fsdp; {_what_divides(config, parts, space)}"
     )
-  if config.eval.batch % devices:
+  if config.eval.batch % parts:
     raise ConfigError(
-      f"config.eval.batch is {config.eval.batch}: it must be a multiple of "
-      f"the devices ({devices})"
+      f"config.eval.batch is {config.eval.batch}: it must be a multiple of the "
+      f"{parts} devices of mesh.data x mesh.fsdp; it changes no score, so take "
+      f"{-(-config.eval.batch // parts) * parts}"
     )
   if group is not None and (group < 1 or rows % group):
     raise ConfigError(
       f"config.norm.group is {group}: it must divide the {rows} clips of "
       "train.batch / train.accumulate"
     )
+
+
+def _what_divides(config: ConfigDict, parts: int, space: int) -> str:
+  """Says what to change so that a batch divides, and the recipe stays."""
+  batch, accumulate = config.train.batch, config.train.accumulate
+  for fewer in range(accumulate, 0, -1):
+    if not batch % (fewer * parts):
+      return f"train.accumulate={fewer} does, or another number of devices"
+  for wider in (2, 4, 8, 16):
+    if not parts % wider and not batch % (accumulate * (parts // wider)):
+      return (
+        f"mesh.space={space * wider} does, {space * wider} devices a clip, or "
+        "another number of devices"
+      )
+  fits = max(n for n in range(1, parts + 1) if not batch % n)
+  return (
+    f"no train.accumulate and no mesh.space does: take {fits * space} devices"
+  )
 
 
 def _same_fields(known: ConfigDict, config: ConfigDict, at: str = "") -> None:

@@ -27,6 +27,7 @@ from p3d_jax.preprocess import Preprocessing
 from p3d_jax.progress import Bar
 from p3d_jax.train import config as configs
 from p3d_jax.train import config_check, init, logs, optim, sharding, step
+from p3d_jax.train import recipe as recipes
 from p3d_jax.train import state as states
 from p3d_jax.train.meter import Meter, falls_on
 from p3d_jax.train.metrics import summary
@@ -109,13 +110,9 @@ def prepare(
   devices: Sequence[jax.Device] | None = None,
 ) -> Run:
   """Checks a config against data, devices and workdir, and builds from it."""
-  if jax.process_count() > 1:
-    raise ValueError(
-      f"{jax.process_count()} processes: this version trains in one, on all of "
-      "its devices"
-    )
-  mesh = sharding.mesh(devices)
-  config_check.check(config, mesh.size)
+  count = len(devices or jax.devices())
+  config_check.check(config, count)
+  mesh = sharding.mesh(devices, **config_check.mesh_sizes(config))
   directory = epath.Path(workdir).expanduser().absolute()
   if directory.exists() and not directory.is_dir():
     raise ValueError(f"workdir is {directory}: it is a file, not a folder")
@@ -137,24 +134,14 @@ def prepare(
   _check_channels(config, train_videos)
   _check_channels(config, eval_videos)
   logs.check_config(directory, config)
-  module = configs.network(config, len(train_videos.label_names))
-  preprocessing = configs.preprocessing(config)
-  variables = p3d.abstract_variables(module, len(preprocessing.mean))
-  init.check_weights(start, variables)
-  params = variables["params"]
-  rules = optim.plan(params, config.optim, config.norm.freeze)
-  recipe = step.Recipe(
-    module=module,
-    tx=optim.optimizer(config, params),
-    preprocessing=preprocessing,
-    loss=config.train.loss,
-    label_smoothing=config.train.label_smoothing,
-    accumulate=config.train.accumulate,
-    ema=config.train.ema,
-    seed=config.seed,
-    frozen=frozenset(n for n, rule in rules.items() if not rule.learns),
+  recipe = recipes.recipe(config, len(train_videos.label_names), mesh)
+  init.check_weights(
+    start,
+    p3d.abstract_variables(recipe.module, len(recipe.preprocessing.mean)),
   )
-  record = _record(config, module, preprocessing, train_videos, start)
+  record = _record(
+    config, recipe.module, recipe.preprocessing, train_videos, start
+  )
   return Run(
     config, directory, start, mesh, train_videos, eval_videos, recipe, record
   )
@@ -222,7 +209,7 @@ def _steps(
 ) -> dict[str, float]:
   """Goes from the state's step to the last one."""
   config, last = run.config, run.config.train.steps
-  train_step = step.jit_train_step(run.recipe, run.mesh)
+  train_step = step.jit_train_step(run.recipe, state)
   scorer = Scorer(
     run.recipe.module, run.recipe.preprocessing, run.record.scores, run.mesh
   )
@@ -260,6 +247,7 @@ def _steps(
 def _rows(run: Run, start: int) -> Generator[pipeline.Batch, None, None]:
   """Reads this host's rows of each step; closing it ends the reading."""
   config = run.config
+  share, shares = sharding.share(run.mesh)
   return pipeline.train_batches(
     run.train_videos,
     run.recipe.preprocessing,
@@ -268,8 +256,8 @@ def _rows(run: Run, start: int) -> Generator[pipeline.Batch, None, None]:
     seed=config.seed,
     start_step=start,
     stop_step=config.train.steps,
-    host=jax.process_index(),
-    hosts=jax.process_count(),
+    host=share,
+    hosts=shares,
     segments=config.data.segments,
     reading=configs.reading(config),
   )

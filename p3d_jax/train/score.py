@@ -84,6 +84,7 @@ def each_video(
   sharding.check_batch(batch, mesh)
   whole = sharding.replicated(mesh)
   gather = jax.jit(lambda rows: rows, out_shardings=whole)
+  share, shares = sharding.share(mesh)
   batches = pipeline.eval_batches(
     videos,
     preprocessing,
@@ -91,8 +92,8 @@ def each_video(
     batch=batch,
     start=start,
     labelled=labelled,
-    host=jax.process_index(),
-    hosts=jax.process_count(),
+    host=share,
+    hosts=shares,
     reading=reading,
   )
   with contextlib.closing(batches):
@@ -153,7 +154,7 @@ class Scorer:
 
   def place(self, variables: Any) -> Any:
     """Puts variables on all devices, once for many calls of `clips`."""
-    return jax.device_put(variables, sharding.replicated(self.mesh))
+    return sharding.gathered(variables, self.mesh)
 
   def clips(self, variables: Any, clips: np.ndarray) -> np.ndarray:
     """Scores clips.

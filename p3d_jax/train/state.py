@@ -85,13 +85,14 @@ def create(
       ema=jax.tree.map(jnp.copy, params) if ema else None,
     )
 
-  whole = sharding.replicated(mesh)
   shapes = jax.eval_shape(init, weights)
+  shardings = sharding.of_tree(shapes, mesh)
   if abstract:
     return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
+      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      shapes,
+      shardings,
     )
-  shardings = jax.tree.map(lambda _: whole, shapes)
   options = {}
   if mesh.devices.flat[0].platform == "cpu":
     # It runs once. Optimising the random numbers of each kernel took 16 s for

@@ -44,6 +44,7 @@ class Recipe:
     seed: of dropout.
     frozen: names of parameters that do not learn; their gradients are not in
       the norm that is reported, and so need not be computed.
+    layout: where the arrays inside of a step live; None leaves it to XLA.
   """
 
   module: P3D
@@ -55,6 +56,7 @@ class Recipe:
   ema: float = 0.0
   seed: int = 0
   frozen: frozenset[str] = frozenset()
+  layout: sharding.Layout | None = None
 
 
 def multi_hot(labels: Array, num_classes: int) -> Array:
@@ -97,20 +99,25 @@ def train_step(
     recipe: what stays the same.
     state: before the step.
     batch: "clips" uint8 (rows, time, height, width, channels), "labels" int32
-      (rows, max labels) padded with -1.
+      (rows, max labels) padded with -1, and counts int32 (rows,) by any name.
 
   Returns:
     The state after the step, and its "loss", "accuracy" (share of clips whose
-    highest logit is one of their labels) and "gradient_norm".
+    highest logit is one of their labels), "gradient_norm", and the sum of each
+    count over the rows of all hosts.
   """
+  counts = dict(batch)
+  clips, labels = counts.pop("clips"), counts.pop("labels")
   key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-  clips, labels = batch["clips"], batch["labels"]
-  if recipe.accumulate == 1:
-    grads, (stats, metrics) = _gradients(
-      recipe, state.params, state.batch_stats, clips, labels, key
-    )
-  else:
-    grads, stats, metrics = _accumulated(recipe, state, clips, labels, key)
+  params = state.params
+  if recipe.layout is not None:
+    params = recipe.layout.whole(params)
+  compute = _gradients if recipe.accumulate == 1 else _accumulated
+  grads, (stats, metrics) = compute(
+    recipe, params, state.batch_stats, clips, labels, key
+  )
+  if recipe.layout is not None:
+    grads = recipe.layout.split(grads)
   updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   learning = [
@@ -119,6 +126,7 @@ def train_step(
     if name not in recipe.frozen
   ]
   metrics["gradient_norm"] = optax.tree.norm(learning)
+  metrics |= {name: rows.sum() for name, rows in counts.items()}
   ema = state.ema
   if recipe.ema:
     ema = optax.incremental_update(params, ema, 1 - recipe.ema)
@@ -133,13 +141,25 @@ def train_step(
 
 
 def _gradients(
-  recipe: Recipe, params: Any, stats: Any, clips: Array, labels: Array, key: Any
+  recipe: Recipe,
+  params: Any,
+  stats: Any,
+  clips: Array,
+  labels: Array,
+  key: Any,
+  places: tuple[Array, int] | None = None,
 ) -> tuple[Any, tuple[Any, dict[str, Array]]]:
+  module = recipe.module
+  part = {} if places is None else {"places": places}
+  if recipe.layout is not None:
+    module = module.clone(on_stage=recipe.layout.stage)
+
   def loss_fn(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-    logits, mutated = recipe.module.apply(
+    logits, mutated = module.apply(
       {"params": params, "batch_stats": stats},
       recipe.preprocessing.normalize(clips),
       train=True,
+      **part,
       mutable=["batch_stats"],
       rngs={"dropout": key},
     )
@@ -153,29 +173,36 @@ def _gradients(
 
 
 def _accumulated(
-  recipe: Recipe, state: TrainState, clips: Array, labels: Array, key: Any
-) -> tuple[Any, Any, dict[str, Array]]:
-  """Gradients as the mean over parts; batch statistics go from one to the next.
+  recipe: Recipe,
+  params: Any,
+  stats: Any,
+  clips: Array,
+  labels: Array,
+  key: Any,
+) -> tuple[Any, tuple[Any, dict[str, Array]]]:
+  """Computes `_gradients` of some parts, one after the other.
 
-  Live batch norm sees one part at a time, as it would see one ghost group.
+  Gradients, moving statistics and metrics are the mean over the parts. With
+  frozen batch norm, or statistics over groups of clips, that is what the whole
+  batch gives; live batch norm sees one part at a time.
   """
-  parts = sharding.split((clips, labels), recipe.accumulate)
-  keys = jax.random.split(key, recipe.accumulate)
+  group = recipe.module.norm_group or 1
+  rows = (clips, labels, jnp.arange(len(clips)))
+  parts = sharding.split(rows, recipe.accumulate, group)
+  if recipe.layout is not None:
+    parts = recipe.layout.parts(parts)
 
-  def body(carry: Any, part: Any) -> tuple[Any, dict[str, Array]]:
-    total, stats = carry
-    (clips, labels), key = part
-    grads, (stats, metrics) = _gradients(
-      recipe, state.params, stats, clips, labels, key
+  def add(total: Any, part: Any) -> tuple[Any, dict[str, Array]]:
+    clips_of, labels_of, places = part
+    grads, (new, metrics) = _gradients(
+      recipe, params, stats, clips_of, labels_of, key, (places, len(clips))
     )
-    return (jax.tree.map(jnp.add, total, grads), stats), metrics
+    return jax.tree.map(jnp.add, total, (grads, new)), metrics
 
-  zeros = jax.tree.map(jnp.zeros_like, state.params)
-  (total, stats), metrics = jax.lax.scan(
-    body, (zeros, state.batch_stats), (parts, keys)
-  )
-  grads = jax.tree.map(lambda g: g / recipe.accumulate, total)
-  return grads, stats, jax.tree.map(jnp.mean, metrics)
+  zeros = jax.tree.map(jnp.zeros_like, (params, stats))
+  total, metrics = jax.lax.scan(add, zeros, parts)
+  grads, new = jax.tree.map(lambda x: x / recipe.accumulate, total)
+  return grads, (new, jax.tree.map(jnp.mean, metrics))
 
 
 def eval_step(
@@ -204,14 +231,22 @@ def eval_step(
 
 
 def jit_train_step(
-  recipe: Recipe, mesh: Mesh
+  recipe: Recipe, state: TrainState
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-  """Compiles `train_step` over a mesh; the old state's memory is taken."""
-  whole, rows = sharding.replicated(mesh), sharding.batched(mesh)
+  """Compiles `train_step` where a state lives; the old one's memory is taken.
+
+  Args:
+    recipe: of the run, with a layout.
+    state: arrays, or shapes with shardings; batches are placed by
+      `sharding.put`.
+  """
+  assert recipe.layout is not None
+  places = jax.tree.map(lambda x: x.sharding, state)
+  whole = sharding.replicated(recipe.layout.mesh)
   return jax.jit(
     functools.partial(train_step, recipe),
-    in_shardings=(whole, rows),
-    out_shardings=(whole, whole),
+    in_shardings=(places, None),
+    out_shardings=(places, whole),
     donate_argnums=0,
   )
 
@@ -220,9 +255,9 @@ def jit_eval_step(
   module: P3D, preprocessing: Preprocessing, scores: str, mesh: Mesh
 ) -> Callable[[Any, Array], Array]:
   """Compiles `eval_step` over a mesh: videos are split, scores are not."""
-  whole, rows = sharding.replicated(mesh), sharding.batched(mesh)
+  whole = sharding.replicated(mesh)
   return jax.jit(
     functools.partial(eval_step, module, preprocessing, scores),
-    in_shardings=(whole, rows),
+    in_shardings=(whole, None),
     out_shardings=whole,
   )

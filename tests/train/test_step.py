@@ -71,9 +71,12 @@ class Slim(nn.Module):
 
   dropout: float = 0.0
   frozen: bool = False
+  norm_group: int | None = None
 
   @nn.compact
-  def __call__(self, clips: Any, train: bool = False) -> Any:
+  def __call__(
+    self, clips: Any, train: bool = False, places: Any = None
+  ) -> Any:
     x = clips.mean((2, 3)).reshape(clips.shape[0], -1)
     x = nn.BatchNorm(use_running_average=self.frozen or not train)(x)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -181,18 +184,56 @@ def test_accumulation_is_the_whole_batch_when_norms_are_frozen(
   assert distance(apart.params, live.params) > 1e-4  # statistics of a part
 
 
-def test_accumulation_passes_live_statistics_on() -> None:
+def test_accumulation_takes_the_mean_of_live_statistics() -> None:
   whole, _ = slim_step({})
   apart, _ = slim_step({}, accumulate=2)
   x = small.PREPROCESSING.normalize(small.pixels(12)).mean((2, 3))
-  x = x.reshape(12, -1)
-  # flax.linen.BatchNorm keeps 0.99 of the old value, here 0; part k has rows
-  # k, k + 2, ...
-  once = 0.01 * x.mean(0)
-  twice = 0.99 * 0.01 * x[0::2].mean(0) + 0.01 * x[1::2].mean(0)
-  for state, mean in ((whole, once), (apart, twice)):
+  # flax.linen.BatchNorm keeps 0.99 of the old value, here 0. The mean over
+  # two equal parts is the mean over all.
+  mean = 0.01 * x.reshape(12, -1).mean(0)
+  for state in (whole, apart):
     got = state.batch_stats["BatchNorm_0"]["mean"]
     np.testing.assert_allclose(got, mean, atol=1e-7)
+  x = x.reshape(12, -1)
+  parts = (x[0::2].var(0) + x[1::2].var(0)) / 2
+  for state, var in ((whole, x.var(0)), (apart, parts)):
+    got = state.batch_stats["BatchNorm_0"]["var"]
+    np.testing.assert_allclose(got, 0.99 + 0.01 * var, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_is_the_whole_batch_of_ghost_norms_and_dropout(
+  parts: int,
+) -> None:
+  """The recipe stays where fewer chips take a batch in more parts."""
+
+  def taken(accumulate: int, group: int | None) -> tuple[Any, Any]:
+    module: Any = small.network(
+      schedule="ABC", dropout=0.5, norm_group=group, dtype=jnp.float64
+    )
+    v = jax.tree.map(lambda x: x.astype(np.float64), small.variables(module))
+    tx = optax.sgd(RATE)
+    recipe = step.Recipe(module, tx, small.PREPROCESSING, accumulate=accumulate)
+    state = TrainState(
+      step=jnp.asarray(7, jnp.int32),
+      params=v["params"],
+      batch_stats=v["batch_stats"],
+      opt_state=tx.init(v["params"]),
+    )
+    batch = {"clips": small.pixels(8), "labels": np.arange(8)[:, None] % 3}
+    return jax.jit(step.train_step, static_argnums=0)(recipe, state, batch)
+
+  with jax.enable_x64(True):
+    whole, metrics = taken(1, 2)
+    apart, apart_metrics = taken(parts, 2)
+    # Float64 but for the moving statistics and the loss, which are float32.
+    assert distance(apart.params, whole.params) < 1e-9
+    assert distance(apart.batch_stats, whole.batch_stats) < 1e-6
+    for name, value in metrics.items():
+      np.testing.assert_allclose(apart_metrics[name], value, rtol=1e-6)
+    # Groups that were mixed otherwise would be seen.
+    other, _ = taken(1, 4)
+    assert distance(other.params, whole.params) > 1e-4
 
 
 def test_several_labels() -> None:
@@ -203,6 +244,11 @@ def test_several_labels() -> None:
 def test_split_takes_every_kth_row() -> None:
   rows = sharding.split({"a": jnp.arange(6)}, 2)["a"]
   np.testing.assert_array_equal(rows, [[0, 2, 4], [1, 3, 5]])
+
+
+def test_split_keeps_groups_together() -> None:
+  rows = sharding.split({"a": jnp.arange(8)}, 2, group=2)["a"]
+  np.testing.assert_array_equal(rows, [[0, 1, 4, 5], [2, 3, 6, 7]])
 
 
 def test_norms_frozen_but_the_first() -> None:
