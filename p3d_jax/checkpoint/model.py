@@ -32,12 +32,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from p3d_jax.checkpoint import tree
+from p3d_jax.files import write_json
 from p3d_jax.models import p3d, zoo
 from p3d_jax.preprocess import Preprocessing
 
 FORMAT = 1
 CHECKPOINTS = "checkpoints"  # of a workdir; its folders are named by the step
 SCORES = ("softmax", "sigmoid")
+BEST = "video_hit@1"  # what ranks the steps of a run
+_METRICS = "metrics/metrics"  # of a step that was evaluated
 
 
 class CheckpointError(ValueError):
@@ -54,8 +57,7 @@ class Record:
     labels: names of the classes, in the order of the logits.
     scores: "softmax" or "sigmoid", what turns logits into scores.
     provenance: where the numbers come from: command, versions, step.
-    sha256: `tree.digest` of the variables; None where no single process saw
-      all of them.
+    sha256: `tree.digest` of the variables; None before they are saved.
   """
 
   model: Mapping[str, Any]
@@ -132,10 +134,21 @@ def handlers() -> dict[str, Any]:
   }
 
 
+def check_network(record: Record, expected: Record, path: epath.Path) -> None:
+  """Raises a CheckpointError if a checkpoint is of another network."""
+  there, wanted = record.model, dict(expected.model)
+  lines = [
+    f"{name} is {there.get(name)!r}, not {value!r}"
+    for name, value in wanted.items()
+    if there.get(name) != value
+  ]
+  if lines:
+    raise CheckpointError(f"{path} is of another network: {'; '.join(lines)}")
+
+
 def parts(variables: Any, record: Record) -> dict[str, Any]:
   """Returns what to save of a network, for Orbax, with its hash filled in."""
-  if tree.is_addressable(variables):
-    record = dataclasses.replace(record, sha256=tree.digest(variables))
+  record = dataclasses.replace(record, sha256=tree.digest(variables))
   return {
     "model": ocp.args.JsonSave(record.to_json()),
     "variables": ocp.args.StandardSave(variables),
@@ -335,7 +348,7 @@ def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
     int(p.name) for p in root.iterdir() if p.name.isdigit() and _is_whole(p)
   )
   if step == "best":
-    scored = [(_score(root / str(s)), s) for s in steps]
+    scored = [(score(root / str(s)), s) for s in steps]
     found = [pair for pair in scored if pair[0] is not None]
     if not found:
       raise CheckpointError(f"{path}: no step was evaluated during training")
@@ -354,12 +367,19 @@ def _is_whole(path: epath.Path) -> bool:
   return there and ocp.utils.is_checkpoint_finalized(path)
 
 
-def _score(path: epath.Path) -> float | None:
-  """The metric that Orbax wrote beside a step, as CheckpointManager does."""
-  file = path / "metrics" / "metrics"
+def score(path: epath.Path) -> float | None:
+  """Returns the metric that ranks a step; None if it was not evaluated."""
+  file = path / _METRICS
   if not file.exists():
     return None
-  return json.loads(file.read_text()).get("video_hit@1")
+  return json.loads(file.read_text()).get(BEST)
+
+
+def write_score(path: epath.Path, metrics: Mapping[str, float]) -> None:
+  """Writes the metrics of an evaluation into the folder of its step."""
+  file = path / _METRICS
+  file.parent.mkdir(exist_ok=True)
+  write_json(file, dict(metrics))
 
 
 def abstract_variables(record: Record) -> Any:

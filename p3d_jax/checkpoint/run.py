@@ -2,22 +2,22 @@
 
 A step is a checkpoint of model.py with `train/` beside it: the optimiser's
 state, and the raw parameters where evaluation uses averaged ones. A save runs
-in the background; a step that a kill cut short is not a step.
+in the background; a step that a kill cut short is not a step. A step is saved
+before it is evaluated, and gets its scores after that.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint import checkpoint_managers as policies
 
 from p3d_jax.checkpoint import model
-
-BEST = "video_hit@1"
 
 
 class RunCheckpoints:
@@ -38,39 +38,27 @@ class RunCheckpoints:
       keep_best: steps of the highest video hit@1 that stay besides.
     """
     self.directory = epath.Path(workdir).absolute() / model.CHECKPOINTS
-    rules: list[Any] = [policies.LatestN(keep)]
-    if keep_best:
-      rules.append(
-        policies.BestN(
-          get_metric_fn=_best,
-          n=keep_best,
-          keep_checkpoints_without_metrics=False,
-        )
-      )
+    self._kept = _Kept(keep, keep_best, {})
     self._manager = ocp.CheckpointManager(
       self.directory,
       item_handlers=model.handlers(),
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(rules),
-        # The policy decides; but without this no metrics would be written, and
-        # a run that goes on would not know its best step.
-        best_fn=_best,
+        preservation_policy=self._kept,
         cleanup_tmp_directories=True,
         # Deciding when is the loop's; every call of `save` saves.
         should_save_fn=lambda step, last: step != last,
       ),
     )
+    for step in self._manager.all_steps():
+      score = model.score(self.directory / str(step))
+      if score is not None:
+        self._kept.scores[step] = score
 
   def last(self) -> int | None:
     """The newest whole step, or None."""
     return self._manager.latest_step()
 
-  def save(
-    self,
-    state: Any,
-    record: model.Record,
-    metrics: dict[str, float] | None = None,
-  ) -> None:
+  def save(self, state: Any, record: model.Record) -> None:
     """Starts saving a TrainState.
 
     Its numbers are on the host when this returns (Orbax copies them; on CPU it
@@ -80,25 +68,43 @@ class RunCheckpoints:
     Args:
       state: of the run.
       record: of its network.
-      metrics: of an evaluation of this very state, if there was one.
     """
     step = int(state.step)
     items = model.parts(state.variables, record)
     items["train"] = ocp.args.StandardSave(_train(state))
-    self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+    self._manager.save(step, args=ocp.args.Composite(**items))
 
-  def restore(self, state: Any) -> Any:
+  def score(self, step: int, metrics: dict[str, float]) -> None:
+    """Writes the metrics of a step's evaluation beside it, which ranks it.
+
+    Args:
+      step: that was saved.
+      metrics: of its evaluation, "video_hit@1" among them.
+    """
+    self._manager.wait_until_finished()
+    if jax.process_index() == 0:
+      model.write_score(self.directory / str(step), metrics)
+    self._kept.scores[step] = metrics[model.BEST]
+    steps = self._manager.all_steps()
+    for step in set(steps) - self._kept.of(steps):
+      self._manager.delete(step)
+
+  def restore(self, state: Any, record: model.Record) -> Any:
     """Returns the newest step's state, each array where `state` has it.
 
     Args:
       state: a TrainState of the same run: shapes, types and shardings.
+      record: of its network.
 
     Raises:
-      CheckpointError: if there is no step, or its numbers are not those saved.
+      CheckpointError: if there is no step, or it is of another network, or its
+        numbers are not those saved.
     """
     step = self.last()
     if step is None:
       raise model.CheckpointError(f"{self.directory} has no step")
+    path = self.directory / str(step)
+    model.check_network(model.read_record(path), record, path)
     items = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -106,7 +112,6 @@ class RunCheckpoints:
         train=ocp.args.StandardRestore(_abstract(_train(state))),
       ),
     )
-    path = self.directory / str(step)
     variables = items["variables"]
     model.check_digest(variables, model.read_record(path), path)
     params = variables["params"]
@@ -121,14 +126,46 @@ class RunCheckpoints:
       ema=ema,
     )
 
-  def close(self) -> None:
-    """Waits for the last save."""
+  def wait(self) -> None:
+    """Waits until what was saved is whole."""
     self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits for the last save, and ends."""
+    self.wait()
     self._manager.close()
 
 
-def _best(metrics: dict[str, float]) -> float:
-  return metrics[BEST]
+@dataclasses.dataclass
+class _Kept:
+  """The steps that stay: the newest, and those of the highest scores.
+
+  Attributes:
+    newest: how many of the newest.
+    best: how many of the best besides; the later one of two equal ones.
+    scores: of the steps that were evaluated.
+  """
+
+  newest: int
+  best: int
+  scores: dict[int, float]
+
+  def of(self, steps: Iterable[int]) -> set[int]:
+    """Returns which of the steps stay."""
+    there = sorted(steps)
+    ranked = sorted(
+      (step for step in there if step in self.scores),
+      key=lambda step: (self.scores[step], step),
+    )
+    best = ranked[len(ranked) - self.best :] if self.best else []
+    return {*there[-self.newest :], *best}
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> list[bool]:
+    """Says of each checkpoint whether it stays, as Orbax asks."""
+    kept = self.of(info.step for info in checkpoints)
+    return [info.step in kept for info in checkpoints]
 
 
 def _train(state: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import flax
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -28,21 +29,26 @@ def shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
   }
 
 
-def is_addressable(tree: Any) -> bool:
-  """Whether this process can see every number of the tree."""
-  return all(
-    not isinstance(leaf, jax.Array)
-    or leaf.is_fully_addressable
-    or leaf.is_fully_replicated
-    for leaf in jax.tree.leaves(tree)
-  )
-
-
 def digest(tree: Any) -> str:
-  """Returns the sha256 over the sorted names, types, shapes and bytes."""
+  """Returns the sha256 over the sorted names, types, shapes and bytes.
+
+  An array that is split over several hosts is gathered: all of them call this.
+  """
   total = hashlib.sha256()
   for name, leaf in sorted(flatten(tree).items()):
-    array = np.ascontiguousarray(jax.device_get(leaf))
+    array = np.ascontiguousarray(jax.device_get(_whole(leaf)))
     total.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
     total.update(array.tobytes())
   return total.hexdigest()
+
+
+def _whole(leaf: Any) -> Any:
+  """Returns an array that this process sees all numbers of."""
+  if (
+    not isinstance(leaf, jax.Array)
+    or leaf.is_fully_addressable
+    or leaf.is_fully_replicated
+  ):
+    return leaf
+  mesh = leaf.sharding.mesh  # type: ignore[attr-defined]
+  return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -12,14 +13,27 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from p3d_jax import version
+from p3d_jax import files, version
 from p3d_jax.files import write_aside
 from p3d_jax.train.events import EventFile
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
-# What may change when a run goes on: none of it changes a number.
-FREE_SECTIONS = ("input", "log", "checkpoint")
+# Kind of a line with the metrics of single steps, of a run that stopped between
+# two lines; the run that goes on makes a line of them.
+OPEN = "open"
+# What may change when a run goes on: none of it changes a number, but for the
+# order of additions.
+FREE_SECTIONS = (
+  "input",
+  "log",
+  "checkpoint",
+  "mesh",
+  "profile",
+  "watch",
+  "compile",
+)
+FREE_FIELDS = ("config.eval.batch", "config.data.cache")
 
 
 def versions() -> dict[str, str]:
@@ -46,6 +60,8 @@ def check_config(workdir: epath.Path, config: ConfigDict) -> None:
     return
   then, now = json.loads(file.read_text()), config_json(config)
   lines = _differences(then, now)
+  if norms_see_no_parts(config):
+    lines = [line for line in lines if "config.train.accumulate " not in line]
   if then.get("init_from") != now["init_from"]:
     # What belongs to the weights differs with them.
     lines = [line for line in lines if line.startswith("config.init_from")]
@@ -54,6 +70,15 @@ def check_config(workdir: epath.Path, config: ConfigDict) -> None:
       f"{workdir} is of a run with another config: {'; '.join(lines)}; "
       "name a new workdir, or go on with the old config"
     )
+
+
+def norms_see_no_parts(config: ConfigDict) -> bool:
+  """Whether a batch computed in parts gives what it gives as a whole.
+
+  Live batch norm takes its statistics over a part, unless they are over groups
+  of clips.
+  """
+  return config.norm.freeze == "all" or config.norm.group is not None
 
 
 def write_config(workdir: epath.Path, config: ConfigDict) -> None:
@@ -67,6 +92,7 @@ def _differences(then: Any, now: Any, at: str = "config") -> list[str]:
     return [] if then == now else [f"{at} was {then!r}, is {now!r}"]
   free = FREE_SECTIONS if at == "config" else ()
   names = sorted((set(then) | set(now)) - set(free))
+  names = [name for name in names if f"{at}.{name}" not in FREE_FIELDS]
   return [
     line
     for name in names
@@ -75,7 +101,13 @@ def _differences(then: Any, now: Any, at: str = "config") -> list[str]:
 
 
 class Logs:
-  """Appends metrics to metrics.jsonl and to TensorBoard's event files."""
+  """Appends metrics to metrics.jsonl and to TensorBoard's event files.
+
+  The first host of a run writes; those of the others write nothing.
+
+  Attributes:
+    open: metrics of steps before this start that are in no line yet.
+  """
 
   def __init__(
     self, workdir: epath.Path, step: int, *, tensorboard: bool
@@ -85,46 +117,64 @@ class Logs:
     Lines past it, of steps that a killed run did and that will be done again,
     are taken out.
     """
-    self._file = workdir / METRICS
-    kept = [line for line in read(workdir) if line["step"] <= step]
+    there = [line for line in read(workdir) if line["step"] <= step]
+    self.open: list[dict[str, float]] = [
+      metrics
+      for line in there
+      if line["kind"] == OPEN and line["step"] == step
+      for metrics in line["metrics"]
+    ]
+    self._lines: files.Lines | None = None
+    self._board: EventFile | None = None
+    if jax.process_index():
+      return
+    # It may be killed before its next checkpoint, and begin here again.
+    kept = [
+      line for line in there if line["kind"] != OPEN or line["step"] == step
+    ]
     text = "".join(json.dumps(line) + "\n" for line in kept)
-    write_aside(self._file, text)
-    self._out = self._file.open("a")
-    self._board = (
-      EventFile(workdir / "tensorboard", step) if tensorboard else None
-    )
-    self._note_start(workdir, step)
-
-  def _note_start(self, workdir: epath.Path, step: int) -> None:
-    """Adds this start (command, versions, step) to runs.jsonl."""
-    start = {
-      "step": step,
-      "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-      "command": sys.argv,
-      **versions(),
-    }
-    with (workdir / "runs.jsonl").open("a") as out:
-      out.write(json.dumps(start) + "\n")
+    write_aside(workdir / METRICS, text)
+    self._lines = files.Lines(workdir / METRICS)
+    if tensorboard:
+      self._board = EventFile(workdir / "tensorboard", step)
+    _note_start(workdir, step)
 
   def write(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
     """Writes one line: `{"step": ..., "kind": "train" or "eval", ...}`."""
-    line = {"step": step, "kind": kind, **metrics}
-    self._out.write(json.dumps(line) + "\n")
-    self._out.flush()
+    self.note(step, kind, metrics)
     if self._board is not None:
       tags = {f"{kind}/{name}": value for name, value in metrics.items()}
       self._board.add(step, tags)
 
   def note(self, step: int, kind: str, fields: Mapping[str, Any]) -> None:
     """Writes one line that is no metric, to metrics.jsonl alone."""
-    self._out.write(json.dumps({"step": step, "kind": kind, **fields}) + "\n")
-    self._out.flush()
+    if self._lines is not None:
+      line = {"step": step, "kind": kind, **fields}
+      self._lines.add(json.dumps(line) + "\n")
+
+  def sync(self) -> None:
+    """Makes all lines visible, before a checkpoint says that they are."""
+    if self._lines is not None:
+      self._lines.sync()
 
   def close(self) -> None:
     """Ends both files."""
-    self._out.close()
+    if self._lines is not None:
+      self._lines.close()
     if self._board is not None:
       self._board.close()
+
+
+def _note_start(workdir: epath.Path, step: int) -> None:
+  """Adds this start (command, versions, step) to runs.jsonl."""
+  start = {
+    "step": step,
+    "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    "command": sys.argv,
+    **versions(),
+  }
+  with contextlib.closing(files.Lines(workdir / "runs.jsonl")) as lines:
+    lines.add(json.dumps(start) + "\n")
 
 
 def problems(workdir: epath.PathLike) -> list[str]:

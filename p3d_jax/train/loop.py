@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from p3d_jax import files
 from p3d_jax.checkpoint.model import Record
 from p3d_jax.checkpoint.run import RunCheckpoints
 from p3d_jax.data import pipeline
@@ -29,8 +31,13 @@ from p3d_jax.train import config as configs
 from p3d_jax.train import config_check, init, logs, optim, sharding, step
 from p3d_jax.train import recipe as recipes
 from p3d_jax.train import state as states
-from p3d_jax.train.meter import Meter, falls_on
+from p3d_jax.train.compile_cache import compile_cache
+from p3d_jax.train.ends import PreemptedError
+from p3d_jax.train.hosts import roll
+from p3d_jax.train.meter import Meter, falls_on, training_flops
 from p3d_jax.train.metrics import summary
+from p3d_jax.train.preempt import Notice
+from p3d_jax.train.profile import Profile
 from p3d_jax.train.replaced import Replaced, check_evaluation
 from p3d_jax.train.score import Scorer
 
@@ -60,6 +67,26 @@ class Run:
   record: Record
 
 
+@dataclasses.dataclass
+class Desk:
+  """What is open while a run goes on.
+
+  Attributes:
+    checkpoints: of the run.
+    log: its metrics; only the first host writes.
+    bar: shows how far it is.
+    notice: that this machine is about to be taken away.
+    preempted: whether a host had notice in a step that is settled: all hosts
+      learn it at the same step.
+  """
+
+  checkpoints: RunCheckpoints
+  log: logs.Logs
+  bar: Bar
+  notice: Notice
+  preempted: bool = False
+
+
 def train(
   config: ConfigDict,
   workdir: epath.PathLike,
@@ -71,7 +98,7 @@ def train(
   Args:
     config: of `config.default()`'s fields.
     workdir: of the run; one that has a checkpoint goes on from it.
-    devices: to train on; all by default.
+    devices: to train on; all by default, those of other hosts too.
 
   Returns:
     The metrics of the last evaluation.
@@ -79,29 +106,35 @@ def train(
   Raises:
     ValueError: if the config cannot be run, or the workdir is of another one.
     NonFiniteLossError: if the loss or its gradient does, with the step.
+    PreemptedError: SIGTERM came, or a notice of the cloud's; the run is saved.
   """
   # Everything that can be refused is, before anything is written.
   run = prepare(config, workdir, devices)
   config = run.config
   run.workdir.mkdir(parents=True, exist_ok=True)
-  logs.write_config(run.workdir, config)
+  if jax.process_index() == 0:
+    logs.write_config(run.workdir, config)
+  compile_cache(config.compile.cache)
+  roll().watch(config.watch.stall or None, run.workdir / "stalls")
   checkpoints = RunCheckpoints(
     run.workdir,
     keep=config.checkpoint.keep,
     keep_best=config.checkpoint.keep_best,
   )
-  with contextlib.closing(checkpoints):
+  with Notice() as notice, contextlib.closing(checkpoints):
     start = checkpoints.last() or 0
-    bar = Bar("train", config.train.steps, start)
-    if start == config.train.steps:
+    bar = Bar("train", config.train.steps, start, host=jax.process_index())
+    if start == config.train.steps and not _owes(run, start):
       bar.say(f"{run.workdir} has reached step {start}: nothing to train")
       return _last_evaluation(run.workdir)
     state = _state(run, checkpoints)
     run.start = run.start.without_weights()  # the host's memory is for clips
     log = logs.Logs(run.workdir, start, tensorboard=config.log.tensorboard)
+    desk = Desk(checkpoints, log, bar, notice)
     with contextlib.closing(log), bar:
-      bar.say(_opening(run, start))
-      return _steps(run, state, checkpoints, log, bar)
+      if jax.process_index() == 0:
+        bar.say(_opening(run, start))
+      return _steps(run, desk, state)
 
 
 def prepare(
@@ -113,7 +146,8 @@ def prepare(
   count = len(devices or jax.devices())
   config_check.check(config, count)
   mesh = sharding.mesh(devices, **config_check.mesh_sizes(config))
-  directory = epath.Path(workdir).expanduser().absolute()
+  directory = files.absolute(workdir)
+  files.check_bucket(directory, "workdir")
   if directory.exists() and not directory.is_dir():
     raise ValueError(f"workdir is {directory}: it is a file, not a folder")
   if (directory / "model" / "model.json").exists():
@@ -121,9 +155,9 @@ def prepare(
       f"workdir is {directory}: it is a checkpoint, which config.init_from "
       "takes"
     )
-  data = epath.Path(config.data.dir).expanduser().absolute()
-  train_videos = open_set(data, config.data.train_split)
-  eval_videos = open_set(data, config.data.eval_split)
+  cache = config.data.cache
+  train_videos = open_set(config.data.dir, config.data.train_split, cache=cache)
+  eval_videos = open_set(config.data.dir, config.data.eval_split, cache=cache)
   for videos in (train_videos, eval_videos):
     if not videos.label_names:
       raise ValueError(
@@ -197,51 +231,118 @@ def _state(run: Run, checkpoints: RunCheckpoints) -> states.TrainState:
     weights=None if restores else run.start.weights,
     abstract=restores,
   )
-  return checkpoints.restore(state) if restores else state
+  return checkpoints.restore(state, run.record) if restores else state
 
 
-def _steps(
-  run: Run,
-  state: states.TrainState,
-  checkpoints: RunCheckpoints,
-  log: logs.Logs,
-  bar: Bar,
-) -> dict[str, float]:
+def _steps(run: Run, desk: Desk, state: states.TrainState) -> dict[str, float]:
   """Goes from the state's step to the last one."""
-  config, last = run.config, run.config.train.steps
+  config, start = run.config, int(state.step)
   train_step = step.jit_train_step(run.recipe, state)
   scorer = Scorer(
     run.recipe.module, run.recipe.preprocessing, run.record.scores, run.mesh
   )
-  start = int(state.step)
-  meter = Meter(
-    log,
-    bar,
+  replaced = Replaced(
+    desk.log,
+    desk.bar,
+    config.input.max_replaced,
+    config.train.batch,
+    logs.problems(run.workdir),
+  )
+
+  def settled(number: int, metrics: dict[str, float]) -> None:
+    replaced.count(number, int(metrics["replaced"]))
+    desk.preempted = desk.preempted or metrics["notice"] > 0
+
+  meter = _meter(run, desk, settled)
+  evaluated: dict[str, float] = {}
+  if _owes(run, start):
+    evaluated = _evaluate(run, desk, scorer, state, start)
+  profile = Profile(
+    run.workdir, config.profile.start, config.profile.steps, start, desk.bar
+  )
+  with contextlib.closing(_rows(run, start)) as rows, profile:
+    for done, row in enumerate(meter.timed(rows), start + 1):
+      replaced.hold(done, row)
+      placed = _placed(row, desk.notice, run.mesh)
+      state, metrics = profile.step(done, train_step, state, placed)
+      meter.add(done, metrics)
+      roll().beat(f"step {done}")
+      if _saves(config, done):
+        meter.line()  # waits: a loss that is not finite ends here, unsaved
+        _save(run, desk, state, done)
+      if desk.preempted:
+        _leave(run, desk, meter, state, done)
+      if _evaluates(config, done):
+        evaluated = _evaluate(run, desk, scorer, state, done)
+      if _saves(config, done):
+        meter.restart()
+  return evaluated
+
+
+def _evaluates(config: ConfigDict, done: int) -> bool:
+  last = config.train.steps
+  return done == last or falls_on(done, config.eval.every)
+
+
+def _saves(config: ConfigDict, done: int) -> bool:
+  """Whether a step is saved: before an evaluation too, which may be stopped."""
+  return _evaluates(config, done) or falls_on(done, config.checkpoint.every)
+
+
+def _owes(run: Run, done: int) -> bool:
+  """Whether a run that goes on was stopped in the evaluation of its step."""
+  return (
+    done > 0
+    and _evaluates(run.config, done)
+    and not any(
+      line["kind"] == "eval" and line["step"] == done
+      for line in logs.read(run.workdir)
+    )
+  )
+
+
+def _meter(
+  run: Run, desk: Desk, settled: Callable[[int, dict[str, float]], None]
+) -> Meter:
+  config = run.config
+  return Meter(
+    desk.log,
+    desk.bar,
     rate=optim.learning_rate(config),
     batch=config.train.batch,
     every=config.log.every,
+    devices=run.mesh.size,
+    flops_per_clip=training_flops(
+      run.recipe.module, run.recipe.preprocessing, run.mesh.devices.flat[0]
+    ),
+    settled=settled,
+    seen=desk.log.open,
   )
-  limit = config.input.max_replaced
-  replaced = Replaced(log, bar, limit, logs.problems(run.workdir))
-  evaluated: dict[str, float] = {}
-  with contextlib.closing(_rows(run, start)) as rows:
-    for done, row in enumerate(meter.timed(rows), start + 1):
-      others = replaced.add(done, row)
-      state, metrics = train_step(state, _placed(row, run.mesh))
-      meter.add(done, metrics, others)
-      evaluates = done == last or falls_on(done, config.eval.every)
-      saves = done == last or falls_on(done, config.checkpoint.every)
-      if evaluates or saves:
-        meter.line()  # waits: a loss that is not finite ends here, unsaved
-      problems: tuple[str, ...] = ()
-      if evaluates:
-        evaluated, problems = _evaluate(run, scorer, state, done, log, bar)
-      if saves:
-        checkpoints.save(state, _at(run.record, done), _score(evaluated, done))
-      check_evaluation(problems, len(run.eval_videos), limit)
-      if evaluates or saves:
-        meter.restart()
-  return {k: v for k, v in evaluated.items() if k != "step"}
+
+
+def _save(run: Run, desk: Desk, state: states.TrainState, done: int) -> None:
+  """Starts saving a step; what the logs say of it is there before it is."""
+  desk.log.sync()
+  desk.checkpoints.save(state, _at(run.record, done))
+
+
+def _leave(
+  run: Run, desk: Desk, meter: Meter, state: states.TrainState, done: int
+) -> None:
+  """Saves a run between two steps, and ends it.
+
+  Raises:
+    PreemptedError: always.
+  """
+  meter.settle()
+  if not _saves(run.config, done):
+    desk.log.note(done, logs.OPEN, {"metrics": meter.seen})
+    _save(run, desk, state, done)
+  desk.checkpoints.wait()
+  raise PreemptedError(
+    f"preempted: step {done} is saved in {run.workdir}, and the same command "
+    "goes on from it"
+  )
 
 
 def _rows(run: Run, start: int) -> Generator[pipeline.Batch, None, None]:
@@ -263,34 +364,51 @@ def _rows(run: Run, start: int) -> Generator[pipeline.Batch, None, None]:
   )
 
 
-def _placed(rows: pipeline.Batch, mesh: Mesh) -> dict[str, Any]:
+def _placed(rows: pipeline.Batch, notice: Notice, mesh: Mesh) -> dict[str, Any]:
   """Returns the global arrays that a step takes."""
   kept = {name: rows[name] for name in ("clips", "labels")}
+  kept["replaced"] = (rows["replaced"] > 0).astype(np.int32)
+  kept["notice"] = np.full(len(rows["clips"]), notice.given, np.int32)
   return sharding.put(kept, mesh)
 
 
 def _evaluate(
-  run: Run,
-  scorer: Scorer,
-  state: states.TrainState,
-  done: int,
-  log: logs.Logs,
-  bar: Bar,
-) -> tuple[dict[str, float], tuple[str, ...]]:
-  """Scores the evaluation split; returns metrics, and what was unreadable."""
+  run: Run, desk: Desk, scorer: Scorer, state: states.TrainState, done: int
+) -> dict[str, float]:
+  """Scores the evaluation split with the state of a step that is saved.
+
+  Raises:
+    PreemptedError: a host had notice.
+    TooManyUnreadableError: too many videos cannot be read.
+  """
   config, videos = run.config, len(run.eval_videos)
-  bar.note(f"evaluating {videos} videos", line=True)
+  desk.bar.note(f"evaluating {videos} videos", line=True)
   scores = scorer.videos(
     state.variables,
     run.eval_videos,
     views=Views(config.eval.clips),
     batch=config.eval.batch,
     reading=configs.reading(config),
-    progress=lambda scored: bar.note(f"evaluating {scored}/{videos}"),
+    progress=lambda scored: desk.bar.note(
+      f"evaluating {scored}/{videos}", line=None
+    ),
+    notice=lambda: desk.notice.given,
   )
   metrics = summary(scores)
-  log.write(done, "eval", metrics)
-  for problem in scores.problems:
+  found = {name: float(v) for name, v in metrics.items() if "hit@" in name}
+  desk.checkpoints.score(done, found)
+  desk.log.write(done, "eval", metrics)
+  desk.log.sync()
+  if jax.process_index() == 0:
+    _tell(desk.bar, done, metrics, scores.problems)
+  check_evaluation(scores.problems, videos, config.input.max_replaced)
+  return metrics
+
+
+def _tell(
+  bar: Bar, done: int, metrics: dict[str, float], problems: tuple[str, ...]
+) -> None:
+  for problem in problems:
     bar.say(f"step {done}: {problem}; it counts as missed")
   bar.say(
     f"step {done}: clip hit@1 {metrics['clip_hit@1']:.1f}  "
@@ -298,7 +416,6 @@ def _evaluate(
     f"video hit@5 {metrics['video_hit@5']:.1f}  "
     f"({metrics['videos']} videos, {metrics['clips_per_video']} clips each)"
   )
-  return {"step": done, **metrics}, scores.problems
 
 
 def _last_evaluation(workdir: epath.Path) -> dict[str, float]:
@@ -308,13 +425,6 @@ def _last_evaluation(workdir: epath.Path) -> dict[str, float]:
   return {k: v for k, v in last.items() if k not in ("step", "kind")}
 
 
-def _score(evaluated: dict[str, float], done: int) -> dict[str, float] | None:
-  """What ranks a checkpoint: an evaluation of this very step."""
-  if evaluated.get("step") != done:
-    return None
-  return {name: float(v) for name, v in evaluated.items() if "hit@" in name}
-
-
 def _at(record: Record, done: int) -> Record:
   provenance = {**record.provenance, "step": done}
   return dataclasses.replace(record, provenance=provenance)
@@ -322,6 +432,8 @@ def _at(record: Record, done: int) -> Record:
 
 def _opening(run: Run, start: int) -> str:
   batch, devices = run.config.train.batch, run.mesh.size
+  processes = jax.process_count()
+  hosts = f" of {processes} hosts" * (processes > 1)
   verb = f"going on from step {start}" if start else "training"
   weights = f", from {run.start.note}" if run.start.note and not start else ""
   pixels, rate = run.recipe.preprocessing, run.config.optim.learning_rate
@@ -331,6 +443,6 @@ def _opening(run: Run, start: int) -> str:
   return (
     f"{verb}: {layers} layers, {len(run.train_videos)} videos, "
     f"{batch} {pixels.channels} clips of {size} a step on {devices} "
-    f"device{'s' * (devices > 1)}, learning rate {rate:g}, "
+    f"device{'s' * (devices > 1)}{hosts}, learning rate {rate:g}, "
     f"workdir {run.workdir}{weights}"
   )

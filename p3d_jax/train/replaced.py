@@ -10,6 +10,7 @@ import numpy as np
 
 from p3d_jax.progress import Bar
 from p3d_jax.train.logs import Logs
+from p3d_jax.train.texts import gathered
 
 WINDOW = 1000  # clips that the rate is of
 
@@ -26,7 +27,12 @@ class Replaced:
   """
 
   def __init__(
-    self, log: Logs, bar: Bar, limit: float, said: Iterable[str] = ()
+    self,
+    log: Logs,
+    bar: Bar,
+    limit: float,
+    batch: int,
+    said: Iterable[str] = (),
   ) -> None:
     """Starts at none, also where a run goes on.
 
@@ -34,41 +40,51 @@ class Replaced:
       log: that each problem is written to, once.
       bar: that says it.
       limit: largest share of the last 1,000 clips.
+      batch: clips a step, over all hosts.
       said: problems that the run has written before.
     """
-    self._log, self._bar, self._limit = log, bar, limit
+    self._log, self._bar, self._limit, self._batch = log, bar, limit, batch
     self._last: collections.deque[bool] = collections.deque(maxlen=WINDOW)
     self._said = set(said)
+    self._own: dict[int, list[str]] = {}  # of steps that are not settled
 
-  def add(self, step: int, batch: dict[str, Any]) -> int:
-    """Counts a step's batch of this host.
+  def hold(self, step: int, rows: dict[str, Any]) -> None:
+    """Keeps what this host's rows of a step say until `count` is told of it.
 
     Args:
-      step: that the batch is of.
-      batch: as `pipeline.train_batches` yields it.
+      step: that the rows are of.
+      rows: as `pipeline.train_batches` yields them.
+    """
+    replaced = np.asarray(rows["replaced"]) > 0
+    if replaced.any():
+      self._own[step] = [str(text) for text in rows["problem"][replaced]]
 
-    Returns:
-      How many of its clips stand for others.
+  def count(self, step: int, clips: int) -> None:
+    """Counts a step; all hosts call it for the same steps.
+
+    Args:
+      step: that is done.
+      clips: of it, on all hosts, that stand for others.
 
     Raises:
       TooManyUnreadableError: the rate is above the limit.
     """
-    replaced = np.asarray(batch["replaced"]) > 0
-    for problem in batch["problem"][replaced]:
+    self._last.extend([False] * (self._batch - clips) + [True] * clips)
+    if not clips:
+      return
+    problems = gathered(self._own.pop(step, []), self._batch)
+    for problem in problems:
       if problem not in self._said:
-        self._said.add(str(problem))
+        self._said.add(problem)
         self._bar.say(f"step {step}: {problem}; another video takes its place")
-        self._log.note(step, "replaced", {"problem": str(problem)})
-    self._last.extend(replaced.tolist())
+        self._log.note(step, "replaced", {"problem": problem})
     count = sum(self._last)
     if count > self._limit * WINDOW:
-      last = batch["problem"][replaced][-1]
       raise TooManyUnreadableError(
         f"{count} of the last {len(self._last)} clips had to be replaced, more "
         f"than config.input.max_replaced={self._limit:g} of {WINDOW}; the "
-        f"last: {last}. `p3d data check` lists what cannot be read"
+        f"last: {problems[-1]}. `p3d data check` lists what cannot be read"
       )
-    return int(replaced.sum())
 
 
 def check_evaluation(

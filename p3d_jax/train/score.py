@@ -17,7 +17,9 @@ from p3d_jax.data.file_set import FileSet
 from p3d_jax.data.sets import VideoSet
 from p3d_jax.models.p3d import P3D
 from p3d_jax.preprocess import Preprocessing
-from p3d_jax.train import sharding, step
+from p3d_jax.train import sharding, step, texts
+from p3d_jax.train.ends import PreemptedError
+from p3d_jax.train.hosts import roll
 from p3d_jax.train.metrics import Scores
 
 # Maps variables and clips, uint8 (rows, views, time, height, width, channels),
@@ -58,6 +60,7 @@ def each_video(
   start: int = 0,
   labelled: bool = True,
   reading: pipeline.Reading = pipeline.DEFAULT,
+  notice: Callable[[], bool] = lambda: False,
 ) -> Iterator[Rows]:
   """Runs a step over each video once, on all devices of all hosts.
 
@@ -74,12 +77,14 @@ def each_video(
     start: position of the first video.
     labelled: whether a record without a label is refused.
     reading: how videos are read.
+    notice: whether this machine is about to be taken away.
 
   Yields:
     The rows of each batch, in the order of the split.
 
   Raises:
     ValueError: an argument is out of its range.
+    PreemptedError: `notice` says so, on this host or another.
   """
   sharding.check_batch(batch, mesh)
   whole = sharding.replicated(mesh)
@@ -99,8 +104,13 @@ def each_video(
   with contextlib.closing(batches):
     for rows in batches:
       clips = sharding.put({"clips": rows.pop("clips")}, mesh)["clips"]
-      said = gather(sharding.put(_coded(rows), mesh))
-      yield _kept(_decoded(said), step(variables, clips))
+      rows["notice"] = np.full(len(rows["video"]), notice(), np.int32)
+      said = _decoded(gather(sharding.put(_coded(rows), mesh)))
+      if said["notice"].any():
+        raise PreemptedError("preempted")
+      found = _kept(said, step(variables, clips))
+      roll().beat(f"video {int(said['video'].max()) + 1}")
+      yield found
 
 
 def _kept(rows: pipeline.Batch, outputs: Any) -> Rows:
@@ -117,21 +127,16 @@ def _kept(rows: pipeline.Batch, outputs: Any) -> Rows:
 
 
 def _coded(rows: pipeline.Batch) -> pipeline.Batch:
-  """Texts as the numbers of their characters: devices know no others."""
   return {
-    name: values.view(np.uint32).reshape(len(values), -1)
-    if values.dtype.kind == "U"
-    else values
+    name: texts.coded(values) if values.dtype.kind == "U" else values
     for name, values in rows.items()
   }
 
 
 def _decoded(rows: dict[str, jax.Array]) -> pipeline.Batch:
-  """Undoes `_coded`."""
   values = {name: np.asarray(x) for name, x in rows.items()}
   for name in ("source", "problem"):
-    text = np.ascontiguousarray(values[name], np.uint32)
-    values[name] = text.view(f"<U{text.shape[1]}")[:, 0]
+    values[name] = texts.decoded(values[name])
   return values
 
 
@@ -182,6 +187,7 @@ class Scorer:
     batch: int,
     reading: pipeline.Reading = pipeline.DEFAULT,
     progress: Callable[[int], None] = lambda done: None,
+    notice: Callable[[], bool] = lambda: False,
   ) -> Scores:
     """Scores each video of a split once.
 
@@ -192,9 +198,11 @@ class Scorer:
       batch: videos at once, over all devices.
       reading: how videos are read.
       progress: called with the number of videos done.
+      notice: whether this machine is about to be taken away.
 
     Raises:
       ArithmeticError: a score is not a number.
+      PreemptedError: `notice` says so, on this host or another.
     """
     # Clip scores of a large split are gigabytes: they are held once.
     clips = np.zeros((0, 0, 0), np.float32)
@@ -209,6 +217,7 @@ class Scorer:
       batch=batch,
       mesh=self.mesh,
       reading=reading,
+      notice=notice,
     )
     for rows in batches:
       scores = finite(rows.outputs)

@@ -150,7 +150,7 @@ def _gradients(
   places: tuple[Array, int] | None = None,
 ) -> tuple[Any, tuple[Any, dict[str, Array]]]:
   module = recipe.module
-  part = {} if places is None else {"places": places}
+  part: dict[str, Any] = {} if places is None else {"places": places}
   if recipe.layout is not None:
     module = module.clone(on_stage=recipe.layout.stage)
 

@@ -49,9 +49,9 @@ def test_the_newest_and_the_best_stay(tmp_path: pathlib.Path) -> None:
   scores = {1: 10.0, 2: 90.0, 3: None, 4: 20.0, 5: None, 6: 30.0, 7: None}
   checkpoints = RunCheckpoints(tmp_path, keep=2, keep_best=1)
   for step, value in scores.items():
-    checkpoints.save(
-      state_at(step), RECORD, None if value is None else score(value)
-    )
+    checkpoints.save(state_at(step), RECORD)
+    if value is not None:
+      checkpoints.score(step, score(value))
   checkpoints.close()
   assert names(tmp_path) == [2, 6, 7]
   assert model.find(tmp_path).name == "7"
@@ -59,13 +59,28 @@ def test_the_newest_and_the_best_stay(tmp_path: pathlib.Path) -> None:
   # Opened again by a run that goes on, with another rule.
   checkpoints = RunCheckpoints(tmp_path, keep=1, keep_best=2)
   assert checkpoints.last() == 7
-  checkpoints.save(state_at(8), RECORD, score(40.0))
+  checkpoints.save(state_at(8), RECORD)
+  checkpoints.score(8, score(40.0))
   checkpoints.close()
   assert names(tmp_path) == [2, 8]
   checkpoints = RunCheckpoints(tmp_path, keep=1, keep_best=0)
-  checkpoints.save(state_at(9), RECORD, score(1.0))
+  checkpoints.save(state_at(9), RECORD)
+  checkpoints.score(9, score(1.0))
   checkpoints.close()
   assert names(tmp_path) == [9]
+
+
+def test_a_step_of_another_network_is_refused(tmp_path: pathlib.Path) -> None:
+  checkpoints = RunCheckpoints(tmp_path, keep=1, keep_best=0)
+  checkpoints.save(state_at(1), RECORD)
+  checkpoints.wait()
+  other = small.record(small.network(schedule="S"))
+  with pytest.raises(
+    model.CheckpointError,
+    match=r"checkpoints/1 is of another network: schedule is 'ABC', not 'S'$",
+  ):
+    checkpoints.restore(state_at(0), other)
+  checkpoints.close()
 
 
 def test_a_torn_step_is_no_step(tmp_path: pathlib.Path) -> None:
@@ -94,7 +109,7 @@ def test_other_numbers_than_those_saved_are_refused(
   file.write_text(file.read_text().replace(str(digest), "0" * 64))
   checkpoints = RunCheckpoints(tmp_path, keep=1, keep_best=0)
   with pytest.raises(model.CheckpointError, match="damaged"):
-    checkpoints.restore(state_at(0))
+    checkpoints.restore(state_at(0), RECORD)
   checkpoints.close()
 
 
@@ -126,7 +141,7 @@ def test_a_save_neither_holds_up_nor_sees_the_next_step(
   checkpoints.close()
   assert wrote.is_set()
   checkpoints = RunCheckpoints(tmp_path, keep=1, keep_best=0)
-  restored = checkpoints.restore(state_at(0, size=3_000_000))
+  restored = checkpoints.restore(state_at(0, size=3_000_000), RECORD)
   checkpoints.close()
   for leaf in jax.tree.leaves(restored):
     np.testing.assert_array_equal(leaf, 5)

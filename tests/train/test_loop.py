@@ -112,12 +112,13 @@ def test_a_loss_that_is_not_finite_ends_the_run(
       if taken[-1] >= 3:
         values[what] = float("nan") if taken[-1] == 3 else float("inf")
       state = state.replace(step=state.step + 1)
-      return state, {name: np.float32(value) for name, value in values.items()}
+      metrics = {name: np.float32(value) for name, value in values.items()}
+      return state, metrics | {"replaced": 0, "notice": 0}
 
     return fake
 
   monkeypatch.setattr(step, "jit_train_step", make)
-  monkeypatch.setattr(loop, "_evaluate", lambda *a: {"step": a[3]})
+  monkeypatch.setattr(loop, "_evaluate", lambda *a: {})
   made = small.config(
     train={"steps": 20}, eval={"every": 0}, checkpoint={"every": 1}
   )
@@ -187,12 +188,17 @@ def test_every_kind_of_state_comes_back(
   """Saved, overwritten by donated steps at once, restored: to the bit."""
   made = small.config(**STATES[name])
   module, tx, create = state_of(made)
-  recipe = step.Recipe(
-    module, tx, small.PREPROCESSING, ema=made.train.ema, seed=0
-  )
   mesh = sharding.mesh()
-  train_step = step.jit_train_step(recipe, mesh)
+  recipe = step.Recipe(
+    module,
+    tx,
+    small.PREPROCESSING,
+    ema=made.train.ema,
+    seed=0,
+    layout=sharding.Layout(mesh),
+  )
   state = create()
+  train_step = step.jit_train_step(recipe, state)
   batch = {"clips": small.pixels(8), "labels": np.arange(8)[:, None]}
   batch = sharding.put({k: np.asarray(v) for k, v in batch.items()}, mesh)
   record = small.record(small.network())
@@ -209,7 +215,7 @@ def test_every_kind_of_state_comes_back(
     for other in set(copies) - {number}:  # so that `number` is the newest
       (tmp_path / "checkpoints" / str(other)).rename(tmp_path / f"x{other}")
     opened = loop.RunCheckpoints(tmp_path, keep=9, keep_best=0)
-    restored = opened.restore(create(abstract=True))
+    restored = opened.restore(create(abstract=True), record)
     opened.close()
     assert jax.tree.structure(restored) == jax.tree.structure(copy)
     for a, b in zip(

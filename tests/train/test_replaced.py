@@ -168,34 +168,53 @@ class Heard:
     self.heard.append(f"{step} {kind} {fields['problem']}")
 
 
-def batch(*problems: str) -> dict[str, Any]:
-  return {
-    "replaced": np.array([bool(text) for text in problems], np.int32),
-    "problem": np.array(problems),
+def step(replaced: Replaced, number: int, problem: str = "") -> None:
+  """A step of one clip, which may stand for another."""
+  rows = {
+    "replaced": np.array([bool(problem)], np.int32),
+    "problem": np.array([problem]),
   }
+  replaced.hold(number, rows)
+  replaced.count(number, int(rows["replaced"].sum()))
 
 
 def test_the_rate_is_of_the_last_thousand() -> None:
   heard: Any = Heard()
-  replaced = Replaced(heard, heard, 0.002)
-  assert replaced.add(1, batch("a", "", "a")) == 2  # 2 of 1,000 may be
-  assert replaced.add(2, batch(*[""] * 997)) == 0  # now there are 1,000
-  assert replaced.add(3, batch("")) == 0  # the first "a" is out
-  assert replaced.add(4, batch("b", "c")) == 2  # the second is out as well
+  replaced = Replaced(heard, heard, 0.002, batch=1)
+  step(replaced, 1, "a")
+  step(replaced, 2, "a")  # 2 of 1,000 may be
+  for number in range(3, 1001):
+    step(replaced, number)
+  step(replaced, 1001, "b")  # the first "a" is out
+  step(replaced, 1002, "c")  # the second is out as well
   with pytest.raises(TooManyUnreadableError, match="3 of the last 1000 clips"):
-    replaced.add(5, batch("d"))
+    step(replaced, 1003, "d")
   assert heard.heard[:2] == [
     "step 1: a; another video takes its place", "1 replaced a",
   ]  # fmt: skip
   assert len(heard.heard) == 8  # each of a, b, c, d twice
 
 
+def test_steps_are_counted_when_they_are_settled() -> None:
+  """Two steps are under way while the first is counted."""
+  heard: Any = Heard()
+  replaced = Replaced(heard, heard, 1.0, batch=3)
+  for number, problems in ((1, ["a", "", "b"]), (2, ["", "", "c"])):
+    found = np.array(problems)
+    replaced.hold(number, {"replaced": found != "", "problem": found})
+  replaced.count(1, 2)
+  assert heard.heard[1::2] == ["1 replaced a", "1 replaced b"]
+  replaced.count(2, 1)
+  assert heard.heard[5] == "2 replaced c"
+
+
 def test_a_limit_of_zero_stops_at_the_first() -> None:
   heard: Any = Heard()
-  replaced = Replaced(heard, heard, 0.0)
-  replaced.add(1, batch("", ""))
+  replaced = Replaced(heard, heard, 0.0, batch=1)
+  step(replaced, 1)
+  step(replaced, 2)
   with pytest.raises(TooManyUnreadableError, match="1 of the last 3 clips"):
-    replaced.add(2, batch("a"))
+    step(replaced, 3, "a")
 
 
 def test_the_share_of_an_evaluation() -> None:

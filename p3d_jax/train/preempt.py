@@ -1,0 +1,106 @@
+"""The notice that this machine is about to be taken away.
+
+It comes as SIGTERM (SLURM, Kubernetes, an instance that is shut down), or from
+Google Cloud's metadata server, which says it some seconds before. The loop
+looks at it between two steps. On several hosts each one's notice is a number in
+its batch, so that all learn of it with the same step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+import threading
+import urllib.request
+from types import FrameType, TracebackType
+from typing import Any
+
+SECONDS = 5.0  # from one question to the metadata server to the next
+
+_MAKER = pathlib.Path("/sys/class/dmi/id/product_name")
+_HOST = "metadata.google.internal"
+# What the metadata server answers where nothing is up.
+# https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys
+_QUIET = {
+  "preempted": ("FALSE",),
+  "maintenance-event": ("NONE", "MIGRATE_ON_HOST_MAINTENANCE"),
+}
+
+
+class Notice:
+  """Waits for the notice; use it in a `with`.
+
+  A second SIGTERM does what it does without this: it ends the process.
+
+  Attributes:
+    given: whether it has come.
+  """
+
+  def __init__(self) -> None:
+    """Waits for nothing yet."""
+    self.given = False
+    self._before: Any = None
+    self._stop = threading.Event()
+
+  def __enter__(self) -> Notice:
+    """Begins to wait."""
+    # Python takes signals in its main thread only.
+    if threading.current_thread() is threading.main_thread():
+      self._before = signal.signal(signal.SIGTERM, self._take)
+    if server := metadata_server():
+      threading.Thread(target=self._ask, args=(server,), daemon=True).start()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    """Leaves the signal as it was."""
+    self._stop.set()
+    self._restore()
+
+  def _take(self, number: int, frame: FrameType | None) -> None:
+    self.given = True
+    self._restore()
+
+  def _restore(self) -> None:
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
+      self._before = None
+
+  def _ask(self, server: str) -> None:
+    while not self.given and not self._stop.wait(SECONDS):
+      if going(server):
+        self.given = True
+
+
+def metadata_server() -> str | None:
+  """Returns the host of the metadata server; None where there is none."""
+  if named := os.environ.get("GCE_METADATA_HOST"):
+    return named
+  with contextlib.suppress(OSError):
+    if "Google" in _MAKER.read_text():
+      return _HOST
+  return None
+
+
+def going(server: str) -> bool:
+  """Asks the metadata server whether this instance is being taken away."""
+  for name, quiet in _QUIET.items():
+    request = urllib.request.Request(
+      f"http://{server}/computeMetadata/v1/instance/{name}",
+      headers={"Metadata-Flavor": "Google"},
+    )
+    # A server that does not answer says nothing: SIGTERM comes all the same.
+    try:
+      with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        said = answer.read().decode().strip()
+    except OSError:  # urllib's errors are of this kind
+      continue
+    if said not in quiet:
+      return True
+  return False

@@ -1,0 +1,100 @@
+"""Notices: signals, and a metadata server that is asked as Google's is."""
+
+import http.server
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from p3d_jax.train import preempt
+
+ANSWERS = {"preempted": "FALSE", "maintenance-event": "NONE"}
+
+
+class Metadata(http.server.BaseHTTPRequestHandler):
+  """Answers as the metadata server does, which refuses what has no header."""
+
+  def do_GET(self) -> None:  # noqa: N802
+    name = self.path.removeprefix("/computeMetadata/v1/instance/")
+    known = self.headers["Metadata-Flavor"] == "Google" and name in ANSWERS
+    self.send_response(200 if known else 403)
+    self.end_headers()
+    self.wfile.write(ANSWERS.get(name, "").encode())
+
+  def log_message(self, *words: object) -> None:
+    pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+  with http.server.ThreadingHTTPServer(("localhost", 0), Metadata) as found:
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    name = f"localhost:{found.server_port}"
+    monkeypatch.setenv("GCE_METADATA_HOST", name)
+    yield name
+    found.shutdown()
+
+
+def test_sigterm_is_a_notice_and_the_second_one_ends() -> None:
+  before = signal.getsignal(signal.SIGTERM)
+  with preempt.Notice() as notice:
+    assert not notice.given
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert notice.given
+    assert signal.getsignal(signal.SIGTERM) is before
+  assert signal.getsignal(signal.SIGTERM) is before
+  script = (
+    "import os, signal, time\n"
+    "from p3d_jax.train.preempt import Notice\n"
+    "with Notice() as notice:\n"
+    "  os.kill(os.getpid(), signal.SIGTERM)\n"
+    "  print('first', notice.given, flush=True)\n"
+    "  os.kill(os.getpid(), signal.SIGTERM)\n"
+    "  time.sleep(10)\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script], capture_output=True, text=True
+  )
+  assert done.stdout == "first True\n"
+  assert done.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+  ("name", "answer", "goes"),
+  [
+    ("preempted", "FALSE", False),
+    ("preempted", "TRUE", True),
+    ("maintenance-event", "MIGRATE_ON_HOST_MAINTENANCE", False),
+    ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", True),
+  ],
+)
+def test_what_the_metadata_server_says(
+  name: str,
+  answer: str,
+  goes: bool,
+  server: str,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setitem(ANSWERS, name, answer)
+  monkeypatch.setattr(preempt, "SECONDS", 0.01)
+  assert preempt.going(server) is goes
+  with preempt.Notice() as notice:
+    until = time.monotonic() + (10 if goes else 0.2)
+    while not notice.given and time.monotonic() < until:
+      time.sleep(0.01)
+    assert notice.given is goes
+
+
+def test_a_server_that_is_not_there_says_nothing() -> None:
+  assert preempt.going("localhost:1") is False
+
+
+def test_elsewhere_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.delenv("GCE_METADATA_HOST", raising=False)
+  monkeypatch.setattr(preempt, "_MAKER", preempt.pathlib.Path("/no/such/file"))
+  assert preempt.metadata_server() is None
