@@ -2,7 +2,8 @@
 
 A mistake of the user ends in one line on standard error and status 2 (with
 P3D_DEBUG=1 in the environment, in a traceback). Status 1 is an answer: a video
-that could not be read, beside others that were, or numbers that part.
+that could not be read, beside others that were, or numbers that part. 75 and 76
+ask to be started again: see train/ends.py.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from p3d_jax.cli import (
   evaluate,
   features,
   fuse,
+  launch,
   models,
   paper,
+  plan,
   report,
   similarity,
   tasks,
   train,
+  verb,
   weights,
 )
 from p3d_jax.cli.verb import Verb
@@ -39,6 +43,8 @@ VERBS: dict[str, Verb] = {
   "data": data.DATA,
   "train": train.TRAIN,
   "config": train.CONFIG,
+  "plan": plan.PLAN,
+  "launch": launch.LAUNCH,
   "evaluate": evaluate.EVALUATE,
   "predict": evaluate.PREDICT,
   "fuse": fuse.FUSE,
@@ -58,6 +64,10 @@ VERBS: dict[str, Verb] = {
 }
 
 
+# Those that a config's fields can follow, as --config.train.batch=64.
+TAKES_FIELDS = ("train", "plan")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command line.
 
@@ -68,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit status.
   """
   args, rest = parser().parse_known_args(argv)
-  if rest and args.verb != "train":
+  if rest and args.verb not in TAKES_FIELDS:
     print(f"p3d {args.verb}: unknown argument {rest[0]!r}", file=sys.stderr)
     return 2
   args.rest = rest
@@ -81,10 +91,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.environ.get("P3D_DEBUG"):
       raise
     print(f"p3d {args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+    return verb.left(2)
   except KeyboardInterrupt:
     print(f"p3d {args.verb}: interrupted", file=sys.stderr)
-    return 130
+    return verb.left(130)
+  except RuntimeError as error:
+    # Of p3d_jax/train/ends.py, which only a verb that can end so imports.
+    status = getattr(error, "status", None)
+    if status is None:
+      raise
+    print(f"p3d {args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+    return verb.left(status)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,10 +121,10 @@ def parser() -> argparse.ArgumentParser:
     "--version", action="version", version=f"p3d_jax {__version__}"
   )
   verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-  for name, verb in VERBS.items():
-    verb.arguments(
+  for name, each in VERBS.items():
+    each.arguments(
       verbs.add_parser(
-        name, help=verb.help, description=verb.help, allow_abbrev=False
+        name, help=each.help, description=each.help, allow_abbrev=False
       )
     )
   return top

@@ -18,6 +18,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
   verb.views_arguments(parser)
   verb.hits_argument(parser)
   verb.reading_arguments(parser)
+  verb.hosts_arguments(parser)
   parser.add_argument(
     "--out",
     metavar="JSON",
@@ -28,6 +29,10 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+  return verb.together(args, lambda: _evaluate_together(args))
+
+
+def _evaluate_together(args: argparse.Namespace) -> int:
   from p3d_jax.evaluate.evaluate import default_out, evaluate, report
 
   views = verb.views(args)
@@ -43,7 +48,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     reading=verb.reading(args),
     out=out,
   )
-  verb.told(report(result), out)
+  if verb.first_host():
+    verb.told(report(result), out)
   return 1 if result["problems"] else 0
 
 

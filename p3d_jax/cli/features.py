@@ -63,6 +63,7 @@ def _what(parser: argparse.ArgumentParser) -> None:
 def _how(parser: argparse.ArgumentParser) -> None:
   """How the work is done."""
   verb.reading_arguments(parser)
+  verb.hosts_arguments(parser)
   parser.add_argument(
     "--overwrite",
     action="store_true",
@@ -71,6 +72,10 @@ def _how(parser: argparse.ArgumentParser) -> None:
 
 
 def _features(args: argparse.Namespace) -> int:
+  return verb.together(args, lambda: _features_together(args))
+
+
+def _features_together(args: argparse.Namespace) -> int:
   from p3d_jax.evaluate.features import features, report
 
   written = features(
@@ -88,7 +93,8 @@ def _features(args: argparse.Namespace) -> int:
     reading=verb.reading(args),
     overwrite=args.overwrite,
   )
-  print(report(written))
+  if verb.first_host():
+    print(report(written))
   return int(bool(written.problems))
 
 

@@ -12,6 +12,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--workdir", required=True, help="of the run; goes on if there is one"
   )
+  verb.hosts_arguments(parser)
   parser.epilog = (
     "Any field of the config can follow, as --config.train.batch=64; "
     "`p3d config` lists them."
@@ -22,8 +23,13 @@ def _train(args: argparse.Namespace) -> int:
   from p3d_jax.train import config_file
   from p3d_jax.train.loop import train
 
-  train(config_file.load(args.config, args.rest), args.workdir)
-  return 0
+  config = config_file.load(args.config, args.rest)
+
+  def work() -> int:
+    train(config, args.workdir)
+    return 0
+
+  return verb.together(args, work)
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:

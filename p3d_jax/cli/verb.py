@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -177,3 +178,63 @@ def timeout(args: argparse.Namespace) -> float | None:
   if not args.timeout >= 0:  # nor nan
     raise ValueError(f"--timeout is {args.timeout:g}: it must be >= 0")
   return float(args.timeout) or None
+
+
+def hosts_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds how the processes of a run find each other; `together` reads them."""
+  hosts = parser.add_argument_group(
+    "several hosts",
+    "found by itself on a TPU pod and in SLURM; else the first three",
+  )
+  hosts.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="of process 0; the port above it is taken too",
+  )
+  hosts.add_argument(
+    "--processes", type=int, metavar="N", help="of all hosts; 1: this one alone"
+  )
+  hosts.add_argument(
+    "--process", type=int, metavar="I", help="the number of this one, from 0"
+  )
+  hosts.add_argument(
+    "--wait",
+    type=float,
+    default=300.0,
+    metavar="SECONDS",
+    help="that all of them have to come (default: 300)",
+  )
+
+
+def together(args: argparse.Namespace, work: Callable[[], int]) -> int:
+  """Does a verb's work together with the other processes of a run.
+
+  Args:
+    args: with those of `hosts_arguments`.
+    work: what is done; returns the exit status.
+  """
+  from p3d_jax.train import hosts
+
+  meeting = hosts.Meeting(
+    args.coordinator, args.processes, args.process, args.wait
+  )
+  with hosts.join(meeting):
+    return work()
+
+
+def first_host() -> bool:
+  """Whether this is the process that prints what all have found."""
+  import jax
+
+  return jax.process_index() == 0
+
+
+def left(status: int) -> int:
+  """Returns the exit status of a verb that has failed.
+
+  One of several processes ends here: at its own end Python would wait for the
+  others.
+  """
+  if (hosts := sys.modules.get("p3d_jax.train.hosts")) is not None:
+    return int(hosts.leave(status))
+  return status

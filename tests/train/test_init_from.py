@@ -22,6 +22,7 @@ from p3d_jax.models import zoo
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.train import config as configs
 from p3d_jax.train import init, logs, loop, optim, step
+from p3d_jax.train.meter import CLOCK
 from tests import small
 
 # Nothing learns and no statistics move: a run that writes what it began with.
@@ -308,9 +309,8 @@ EVERYTHING: dict[str, Any] = {
 
 
 def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  clock = ("clips_per_second", "data_wait")
   return [
-    {name: value for name, value in line.items() if name not in clock}
+    {name: value for name, value in line.items() if name not in CLOCK}
     for line in logs.read(workdir)
   ]
 

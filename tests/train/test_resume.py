@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from p3d_jax.train import logs
+from p3d_jax.train.meter import CLOCK
 from tests import small
 
 # What makes every step draw: dropout, crops, flips, colours, averages.
@@ -28,9 +29,8 @@ config.optim.freeze = ("^res5/",)
 
 
 def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  clock = ("clips_per_second", "data_wait")
   return [
-    {name: value for name, value in line.items() if name not in clock}
+    {name: value for name, value in line.items() if name not in CLOCK}
     for line in logs.read(workdir)
   ]
 

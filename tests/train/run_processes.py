@@ -1,0 +1,83 @@
+"""A process of a run, as `p3d train` makes one, with what a test needs of it.
+
+    python -m tests.train.run_processes WORKDIR SECTIONS [--stop STEP] [--out F]
+
+The processes find each other as `p3d launch local` tells them. `--stop` has
+process 0 be preempted after a step. `--out` evaluates at the end. Each writes the
+sha256 of every step's global batch to WORKDIR/batches-PROCESS.json.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from p3d_jax.data.clips import Views
+from p3d_jax.evaluate.evaluate import evaluate
+from p3d_jax.train import ends, hosts, loop, roll, sharding
+from tests import small
+
+
+def record_batches(workdir: pathlib.Path) -> None:
+  """Has each step's batch, of all hosts, hashed before it is taken."""
+  seen: dict[str, str] = {}
+  plain = loop.sharding.put
+
+  def put(batch: Any, mesh: Any) -> Any:
+    placed = plain(batch, mesh)
+    if "notice" in placed and "replaced" in placed:
+      total = hashlib.sha256()
+      for name in ("clips", "labels"):
+        whole = jax.device_put(placed[name], sharding.replicated(mesh))
+        total.update(np.asarray(whole).tobytes())
+      seen[str(len(seen) + 1)] = total.hexdigest()
+      file = workdir / f"batches-{jax.process_index()}.json"
+      file.write_text(json.dumps(seen))
+    return placed
+
+  loop.sharding.put = put
+
+
+def preempt_at(step: int) -> None:
+  """Sends this process the signal of a preemption after a step."""
+  plain = roll.Roll.beat
+
+  def beat(self: Any, doing: str) -> None:
+    plain(self, doing)
+    if doing == f"step {step}":
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  roll.Roll.beat = beat  # type: ignore[method-assign]
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser()
+  parser.add_argument("workdir", type=pathlib.Path)
+  parser.add_argument("sections", type=json.loads)
+  parser.add_argument("--stop", type=int)
+  parser.add_argument("--out")
+  args = parser.parse_args()
+  args.workdir.mkdir(parents=True, exist_ok=True)
+  try:
+    with hosts.join(hosts.Meeting(wait=120)):
+      record_batches(args.workdir)
+      if args.stop and jax.process_index() == 0:
+        preempt_at(args.stop)
+      loop.train(small.config(**args.sections), args.workdir)
+      if args.out:
+        evaluate(args.workdir, views=Views(3), batch=8, out=args.out)
+  except ends.EndedError as error:
+    print(error, file=sys.stderr)
+    return hosts.leave(error.status)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
