@@ -1,11 +1,21 @@
-"""Files that are there whole or not at all, and what foreign ones raise."""
+"""Files that are there whole or not at all, and what foreign ones raise.
+
+A path may be of an object store, as gs://bucket/run. There are no folders, and
+nothing is renamed or appended to: an object appears whole, at its own place,
+when its writing ends, and replaces the one that was there.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
+import io
 import json
 import lzma
 import os
+import pathlib
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -27,6 +37,54 @@ _DAMAGE = (
   zlib.error,
   lzma.LZMAError,
 )
+
+# Seconds between two writings of an object that grows. The service takes one a
+# second of the same name: https://cloud.google.com/storage/quotas#objects
+EVERY = 30.0
+
+
+def on_store(path: epath.PathLike) -> bool:
+  """Whether a path is of an object store: gs://bucket/name."""
+  return "://" in os.fspath(path)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+  """Returns a path that means the same in every folder.
+
+  For all paths of users: epath's own `absolute()` takes gs://bucket for a
+  relative path of this machine.
+
+  Args:
+    path: of a file or a folder; ~ is the user's home.
+
+  Raises:
+    ValueError: if it is gs://, and nothing is installed that reads it.
+  """
+  if not on_store(path):
+    return epath.Path(path).expanduser().absolute()
+  if os.fspath(path).startswith("gs://"):
+    _prepare_gcsfs(os.fspath(path))
+  return epath.Path(path)
+
+
+def _prepare_gcsfs(path: str) -> None:
+  """Makes epath see at once what others write to gs://."""
+  modules = ("gcsfs", "tensorflow")  # epath takes the latter where it is
+  if not any(importlib.util.find_spec(module) for module in modules):
+    raise ValueError(
+      f"{path}: reading gs:// takes gcsfs: pip install 'p3d_jax[gcs]'"
+    )
+  _forget_listings()
+
+
+@functools.cache
+def _forget_listings() -> None:
+  # 0.1 s to import, which local paths need not pay.
+  from fsspec import config
+
+  # gcsfs lists a folder once in a process. What TensorStore, another host or
+  # `p3d evaluate` writes there later would not be there.
+  config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 def write_aside(path: epath.PathLike, content: bytes | str) -> None:
@@ -51,11 +109,18 @@ def write_json(path: epath.PathLike, content: Any) -> None:
 def open_aside(path: epath.PathLike) -> Iterator[IO[bytes]]:
   """Opens a file beside its place, and moves it there once it is whole.
 
-  What was written of one that fails is removed: it may be large.
+  What was written of one that fails is removed: it may be large. Of an object
+  store the file is kept in memory until it is whole, then written in its place.
 
   Args:
     path: of the file; one that is there is replaced. gs:// works too.
   """
+  if on_store(path):
+    with io.BytesIO() as content:
+      yield content
+      # In one call: closing a file of gcsfs ends it, wherever writing failed.
+      absolute(path).write_bytes(content.getvalue())
+    return
   path = epath.Path(path)
   aside = path.parent / f".{path.name}.part"
   try:
@@ -65,6 +130,121 @@ def open_aside(path: epath.PathLike) -> Iterator[IO[bytes]]:
   except BaseException:
     aside.unlink(missing_ok=True)
     raise
+
+
+class Growing:
+  """A binary file that is written bit by bit, and can be read meanwhile.
+
+  On a file system it is appended to. An object of a store can only be written
+  anew, with all that it held: at most every so many seconds, and when `sync` or
+  `close` is called. A kill loses what came after that.
+  """
+
+  def __init__(self, path: epath.PathLike, every: float = EVERY) -> None:
+    """Opens a file, behind what is there.
+
+    Args:
+      path: of the file, whose folder must exist; gs:// works too.
+      every: seconds at least between two writings of an object.
+    """
+    self._path, self._every = absolute(path), every
+    self._file: IO[bytes] | None = None
+    self._content, self._kept = bytearray(), 0
+    if not on_store(path):
+      self._file = self._path.open("ab")
+    elif self._path.exists():
+      self._content += self._path.read_bytes()
+      self._kept = len(self._content)
+    self._written = time.monotonic()
+
+  def write(self, data: bytes) -> None:
+    """Takes bytes; `flush` makes them visible."""
+    if self._file is not None:
+      self._file.write(data)
+    else:
+      self._content += data
+
+  def flush(self) -> None:
+    """Makes what was written visible; of an object, if it is time."""
+    if self._file is not None:
+      self._file.flush()
+    elif time.monotonic() - self._written >= self._every:
+      self.sync()
+
+  def sync(self) -> None:
+    """Makes what was written visible now."""
+    if self._file is not None:
+      self._file.flush()
+    elif len(self._content) > self._kept:
+      write_aside(self._path, bytes(self._content))
+      self._kept = len(self._content)
+      self._written = time.monotonic()
+
+  def close(self) -> None:
+    """Ends the file."""
+    self.sync()
+    if self._file is not None:
+      self._file.close()
+
+
+class Lines:
+  """A text file that grows line by line; see `Growing`."""
+
+  def __init__(self, path: epath.PathLike, every: float = EVERY) -> None:
+    """Opens a file, behind what is there.
+
+    Args:
+      path: of the file, whose folder must exist; gs:// works too.
+      every: seconds at least between two writings of an object.
+    """
+    self._file = Growing(path, every)
+
+  def add(self, text: str) -> None:
+    """Writes text, as it is: a line ends with a line break."""
+    self._file.write(text.encode())
+    self._file.flush()
+
+  def sync(self) -> None:
+    """Makes all lines visible now, of an object too."""
+    self._file.sync()
+
+  def close(self) -> None:
+    """Ends the file."""
+    self._file.close()
+
+
+def names_below(folder: epath.Path) -> Iterator[str]:
+  """Yields the name of each file in a folder and in those in it: "a/b.mp4".
+
+  Args:
+    folder: here or in a store; one that is not there holds nothing.
+  """
+  root = _bare(folder)
+  for above, _, names in folder.walk():
+    below = os.path.relpath(_bare(above), root)
+    for name in names:
+      # What a bucket's own pages make where one asks for a folder has no name.
+      if name:
+        yield os.path.normpath(os.path.join(below, name))
+
+
+def _bare(path: epath.Path) -> str:
+  """Returns bucket/name of a path in a store: `walk` leaves gs:// out."""
+  return os.fspath(path).rpartition("://")[2]
+
+
+def upload(folder: epath.PathLike, to: epath.PathLike) -> None:
+  """Copies the files of a local folder, and of those in it.
+
+  Args:
+    folder: of this machine.
+    to: the folder that they come to; files there are replaced. gs:// works too.
+  """
+  here, there = pathlib.Path(folder), absolute(to)
+  for file in sorted(path for path in here.rglob("*") if path.is_file()):
+    place = there / file.relative_to(here).as_posix()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(place, file.read_bytes())
 
 
 @contextlib.contextmanager
@@ -89,6 +269,22 @@ def reading_as(path: epath.PathLike, kind: str) -> Iterator[None]:
     ) from error
 
 
+def check_folder(folder: epath.PathLike, name: str) -> None:
+  """Refuses a folder that files cannot be made in.
+
+  Args:
+    folder: of this machine, that is there; nothing is asked of gs://.
+    name: of the argument.
+
+  Raises:
+    ValueError: its rights, or those of its file system, do not allow it.
+  """
+  if not on_store(folder) and not os.access(folder, os.W_OK | os.X_OK):
+    raise ValueError(
+      f"{name} is {os.fspath(folder)}: the folder cannot be written to"
+    )
+
+
 def check_out(out: epath.PathLike, name: str = "out") -> None:
   """Refuses a file that could not be written in the end.
 
@@ -97,11 +293,13 @@ def check_out(out: epath.PathLike, name: str = "out") -> None:
     name: of the argument.
 
   Raises:
-    ValueError: it is a folder, or its folder is not there or not writable.
+    ValueError: it is a folder, or its folder is not there or not writable, or
+      its bucket is not there.
   """
+  if on_store(out):
+    check_bucket(out, name)
+    return  # there are no folders, and rights that only writing tells
   out = epath.Path(out)
-  if "://" in os.fspath(out):
-    return  # buckets have no folders, and rights that only writing tells
   if out.is_dir():
     raise ValueError(f"{name}={os.fspath(out)!r}: it is a folder, not a file")
   if not out.parent.is_dir():
@@ -110,3 +308,28 @@ def check_out(out: epath.PathLike, name: str = "out") -> None:
     raise ValueError(
       f"{name}={os.fspath(out)!r}: the folder cannot be written to"
     )
+
+
+def check_bucket(path: epath.PathLike, name: str) -> None:
+  """Refuses a path of a store whose bucket cannot be read.
+
+  Args:
+    path: of a file or a folder; nothing is asked of one of this machine.
+    name: of the argument.
+
+  Raises:
+    ValueError: there is no such bucket, or no right to it.
+  """
+  if not on_store(path):
+    return
+  kind, _, rest = os.fspath(absolute(path)).partition("://")
+  bucket = f"{kind}://{rest.split('/')[0]}"
+  try:
+    # Whether it exists may only be asked by those who may list it.
+    next(iter(epath.Path(bucket).iterdir()), None)
+  except OSError as error:
+    reason = " ".join(str(error).split())
+    raise ValueError(
+      f"{name}={os.fspath(path)!r}: {bucket} cannot be read, or is not there: "
+      f"{reason}"
+    ) from error

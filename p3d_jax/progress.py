@@ -31,6 +31,7 @@ class Bar:
     start: int = 0,
     console: Console | None = None,
     clock: Callable[[], float] = time.monotonic,
+    host: int = 0,
   ) -> None:
     """Takes what is shown; the time left counts from here.
 
@@ -40,14 +41,17 @@ class Bar:
       start: where it begins: what was done before takes no time now.
       console: where to print; None: standard error.
       clock: seconds; only differences matter.
+      host: that this process is. The first one shows the progress of all; the
+        others print nothing but what they `say`, with their number in front.
     """
+    self._host = host
     self.console = console or Console(stderr=True, soft_wrap=True)
     self._title, self._total, self._start = title, total, start
     self._clock, self._began = clock, clock()
     self._said = self._began
     self._done = start
     self._bar: Progress | None = None
-    if self.console.is_terminal:
+    if self.console.is_terminal and not host:
       self._bar = Progress(
         TextColumn("{task.description}", markup=False),
         # On 80 columns the numbers need the room.
@@ -95,8 +99,7 @@ class Bar:
     """
     self._done = done
     if line is None:
-      late = self._clock() - self._said >= EVERY
-      line = late or done == self._total
+      line = self._late() or done == self._total
     note = "  ".join(f"{k} {v}" for k, v in (numbers or {}).items())
     if self._bar:
       self._bar.update(
@@ -106,10 +109,17 @@ class Bar:
         left=self._left(),
       )
     elif line:
-      self._said = self._clock()
       parts = [f"{self._title} {done}/{self._total}", note]
       parts.append(f"left {self._left()}")
-      self.say("  ".join(part for part in parts if part))
+      self._print("  ".join(part for part in parts if part))
+
+  def restart(self, done: int) -> None:
+    """Counts the time left from here: what was before will not come again.
+
+    Args:
+      done: of the total.
+    """
+    self._start, self._began = done, self._clock()
 
   def advance(self, done: int) -> None:
     """Moves the bar; what stands beside it stays, and no line is printed.
@@ -121,23 +131,40 @@ class Bar:
     if self._bar:
       self._bar.update(self._task, completed=done, left=self._left())
 
-  def note(self, text: str, line: bool = False) -> None:
+  def note(self, text: str, line: bool | None = False) -> None:
     """Shows what goes on between two updates.
 
     Args:
       text: takes the place of the numbers.
-      line: whether to print a line where there is no terminal.
+      line: whether to print a line where there is no terminal; None: once a
+        minute.
     """
     if self._bar:
       self._bar.update(self._task, note=text)
-    elif line:
-      self.say(f"{self._title} {self._done}/{self._total}  {text}")
+    elif line or (line is None and self._late()):
+      self._print(f"{self._title} {self._done}/{self._total}  {text}")
 
   def say(self, text: str) -> None:
-    """Prints a line above the bar."""
+    """Prints a line above the bar.
+
+    It is a line of its own also where a launcher puts the number of the
+    process in front of all: few lines of other hosts are printed, and each
+    says whose it is without anything that a launcher would have to set.
+    """
+    whose = f"host {self._host}: " if self._host else ""
     (self._bar.console if self._bar else self.console).print(
-      text, highlight=False, markup=False
+      f"{whose}{text}", highlight=False, markup=False
     )
+
+  def _print(self, text: str) -> None:
+    """Prints a line of progress, which the first host alone has."""
+    self._said = self._clock()
+    if not self._host:
+      self.say(text)
+
+  def _late(self) -> bool:
+    """Whether the last line of progress is a minute ago."""
+    return self._clock() - self._said >= EVERY
 
   def _left(self) -> str:
     """Time that the rest takes at the mean pace so far."""

@@ -226,7 +226,7 @@ def test_a_timeline_without_a_folder(
 ) -> None:
   words = ["predict", "/not/there", "a.mp4", "--timeline=/not/there/a.png"]
   assert cli.main(words) == 2
-  assert "--timeline is /not/there/a.png" in capsys.readouterr().err
+  assert "--timeline='/not/there/a.png': there is no" in capsys.readouterr().err
 
 
 HELP = """

@@ -98,3 +98,46 @@ def test_advance_prints_no_line() -> None:
     assert out.getvalue() == ""
     bar.update(5)
   assert out.getvalue() == "train 5/10  left 0:05\n"
+
+
+def test_notes_come_once_a_minute_too() -> None:
+  made, out = console(terminal=False)
+  clock = Clock()
+  with Bar("train", 100, console=made, clock=clock) as bar:
+    bar.update(10)
+    for scored in range(0, 200, 10):
+      bar.note(f"evaluating {scored}/200", line=None)
+      clock.now += 25
+    bar.update(20, line=None)  # 50 s after the last line
+  lines = [line.split("  ")[:2] for line in out.getvalue().splitlines()]
+  shown = [f"evaluating {k}/200" for k in range(30, 200, 30)]
+  assert lines[1:] == [["train 10/100", text] for text in shown]
+  assert lines[0][0] == "train 10/100"
+
+
+def test_the_time_left_can_be_counted_anew() -> None:
+  """A compilation of an hour, then ten steps of a second."""
+  made, out = console(terminal=False)
+  clock = Clock()
+  bar = Bar("train", 61, console=made, clock=clock)
+  clock.now += 3600
+  bar.restart(1)
+  bar.update(1)
+  clock.now += 10
+  bar.update(11)
+  lines = out.getvalue().splitlines()
+  assert [line.rsplit("left ")[1] for line in lines] == ["?", "0:50"]
+
+
+def test_other_hosts_only_say_who_they_are() -> None:
+  for terminal in (False, True):
+    made, out = console(terminal)
+    clock = Clock()
+    with Bar("train", 10, console=made, clock=clock, host=3) as bar:
+      bar.update(5, {"loss": "1.0"})
+      bar.advance(6)
+      clock.now += 600
+      bar.note("evaluating 1/2", line=True)
+      bar.update(10, line=None)
+      bar.say("step 4: a video is broken")
+    assert out.getvalue().rstrip() == "host 3: step 4: a video is broken"

@@ -191,18 +191,18 @@ def save(
 def _write(path: epath.Path, items: Mapping[str, Any]) -> None:
   """Writes a folder by Orbax, and removes what a failure leaves of it."""
   args = ocp.args.Composite(**items)
-  with _checkpointer(items) as checkpointer, _without_closed_loops():
+  with _checkpointer(items) as checkpointer, without_closed_loops():
     aside = checkpointer.get_temporary_path(path).get()
     try:
       # Ctrl-C in Orbax leaves its threads writing; here it waits for them.
       with concurrent.futures.ThreadPoolExecutor(1) as pool:
         pool.submit(checkpointer.save, path, args=args).result()
     except BaseException:
-      _remove(aside)
+      remove(aside)
       raise
 
 
-def _remove(folder: epath.Path) -> None:
+def remove(folder: epath.Path) -> None:
   """Removes a folder for good.
 
   When one array cannot be written, Orbax gives up and TensorStore does not: for
@@ -218,7 +218,7 @@ def _remove(folder: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def _without_closed_loops() -> Iterator[None]:
+def without_closed_loops() -> Iterator[None]:
   """Keeps TensorStore from printing a traceback for each write it goes on with.
 
   Orbax has closed the event loop that they report to.

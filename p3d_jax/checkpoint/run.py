@@ -8,8 +8,9 @@ before it is evaluated, and gets its scores after that.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +40,10 @@ class RunCheckpoints:
     """
     self.directory = epath.Path(workdir).absolute() / model.CHECKPOINTS
     self._kept = _Kept(keep, keep_best, {})
+    self._failed = False
+    # A failed save's threads write on, and print what nobody can use.
+    self._quiet = contextlib.ExitStack()
+    self._quiet.enter_context(model.without_closed_loops())
     self._manager = ocp.CheckpointManager(
       self.directory,
       item_handlers=model.handlers(),
@@ -72,7 +77,8 @@ class RunCheckpoints:
     step = int(state.step)
     items = model.parts(state.variables, record)
     items["train"] = ocp.args.StandardSave(_train(state))
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    with self._saving():
+      self._manager.save(step, args=ocp.args.Composite(**items))
 
   def score(self, step: int, metrics: dict[str, float]) -> None:
     """Writes the metrics of a step's evaluation beside it, which ranks it.
@@ -81,7 +87,7 @@ class RunCheckpoints:
       step: that was saved.
       metrics: of its evaluation, "video_hit@1" among them.
     """
-    self._manager.wait_until_finished()
+    self.wait()
     if jax.process_index() == 0:
       model.write_score(self.directory / str(step), metrics)
     self._kept.scores[step] = metrics[model.BEST]
@@ -127,13 +133,34 @@ class RunCheckpoints:
     )
 
   def wait(self) -> None:
-    """Waits until what was saved is whole."""
-    self._manager.wait_until_finished()
+    """Waits until what was saved is whole.
+
+    Raises:
+      CheckpointError: if it cannot be, as on a full disk; older steps are.
+    """
+    with self._saving():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits for the last save, and ends."""
-    self.wait()
-    self._manager.close()
+    """Waits for the last save, and ends; see `wait`."""
+    with self._quiet:
+      if not self._failed:  # which has been told
+        self.wait()
+        self._manager.close()
+
+  @contextlib.contextmanager
+  def _saving(self) -> Iterator[None]:
+    """Tells what a save fails at, and removes what it has written."""
+    try:
+      yield
+    except (OSError, ValueError, RuntimeError) as error:
+      self._failed = True
+      for torn in self.directory.glob("*.orbax-checkpoint-tmp*"):
+        model.remove(torn)
+      raise model.CheckpointError(
+        f"a step cannot be saved in {self.directory}, which keeps its older "
+        f"ones: {' '.join(str(error).split())}"
+      ) from error
 
 
 @dataclasses.dataclass

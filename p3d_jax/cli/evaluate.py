@@ -80,14 +80,15 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _predict(args: argparse.Namespace) -> int:
   from p3d_jax.evaluate.predict import predict
+  from p3d_jax.files import check_out
 
   verb.at_least_one(args, "clips", "top")
   if args.timeline and len(args.videos) > 1:
     raise ValueError(
       f"--timeline draws one video: {len(args.videos)} were given"
     )
-  if args.timeline and not os.path.isdir(os.path.dirname(args.timeline) or "."):
-    raise ValueError(f"--timeline is {args.timeline}: its folder must exist")
+  if args.timeline:
+    check_out(args.timeline, "--timeline")
   failed = False
   for prediction in predict(
     args.checkpoint,

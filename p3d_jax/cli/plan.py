@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from p3d_jax.cli import verb
@@ -85,10 +86,17 @@ def _plan(
   config, note = plan.resolved(config, labels)
   if note:
     print(f"p3d plan: {note}", file=sys.stderr)
+  if sys.stderr.isatty():
+    print(
+      f"compiling for {topology.name}: a large network takes minutes",
+      file=sys.stderr,
+    )
+  began = time.monotonic()
   try:
     step = fit.check(compile_step(config, topology, len(labels)), topology)
   except TooBigError as error:
-    return _too_big(args, config, topology, len(labels), error)
+    seconds = time.monotonic() - began
+    return _too_big(args, config, topology, len(labels), error, seconds)
   decode = args.decode_ms or plan.decode_ms(config)
   numbers = plan.numbers(config, topology, step, decode)
   _told(args, {"fits": True, **numbers}, plan_report.report(numbers))
@@ -101,6 +109,7 @@ def _too_big(
   topology: Topology,
   num_classes: int,
   error: TooBigError,
+  seconds: float,
 ) -> int:
   from p3d_jax.pods import fit, plan_report
 
@@ -115,6 +124,11 @@ def _too_big(
   if args.no_search:
     _told(args, found, "")
     return 1
+  print(
+    "trying what would fit; each compilation takes as long as that one, "
+    f"{seconds:.0f} s (--no-search leaves it)",
+    file=sys.stderr,
+  )
   tries = fit.search(config, topology, num_classes, error)
   found["tried"] = [
     {"changes": one.changes, "fits": one.step is not None, "needs": one.needs}

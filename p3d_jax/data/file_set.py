@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from p3d_jax.data.builders.layout import videos_under
+from p3d_jax.files import absolute
 
 
 class FileSet:
@@ -39,7 +40,7 @@ class FileSet:
     """
     found: list[str] = []
     for given in paths:
-      path = epath.Path(given).expanduser().absolute()
+      path = absolute(given)
       if path.is_dir():
         found += [os.fspath(path / name) for name in videos_under(path)]
       elif path.exists():
@@ -53,9 +54,7 @@ class FileSet:
       raise ValueError(f"{twice} is named twice")
     self._paths = found
     # The nearest folder that all are in, so that ids are short and distinct.
-    self.directory = epath.Path(
-      os.path.commonpath([os.path.dirname(path) for path in found])
-    )
+    self.directory = _above(found)
 
   def __len__(self) -> int:
     return len(self._paths)
@@ -77,3 +76,21 @@ class FileSet:
     file, which are a function of its id.
     """
     return [os.path.relpath(path, self.directory) for path in self._paths]
+
+
+def _above(paths: Sequence[str]) -> epath.Path:
+  """Returns the nearest folder that all files are in.
+
+  Raises:
+    ValueError: some are of this machine, and some are not.
+  """
+  stores = {path[: path.find("://") + 3] for path in paths}
+  stores = {store if "://" in store else "" for store in stores}
+  if len(stores) > 1:
+    raise ValueError(
+      f"{paths[0]} and others: files of this machine and of {max(stores)} "
+      "cannot be named together"
+    )
+  (store,) = stores
+  names = [os.path.dirname(path.removeprefix(store)) for path in paths]
+  return epath.Path(store + os.path.commonpath(names))

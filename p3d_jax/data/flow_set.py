@@ -66,6 +66,7 @@ def make_flow_set(
   ):
     if value is not None and value < least:
       raise ValueError(f"{name}={value}: must be >= {least}")
+  store.check_place(out)
   source = _read_source(directory)
   options = {"method": method, "bound": float(bound), "side": side}
   folder = epath.Path(out).expanduser() / f"{source.name}_flow"
@@ -129,7 +130,7 @@ def _read_source(directory: epath.PathLike) -> _Source:
       f"directory={os.fspath(directory)!r}: must be a set of videos; it is one "
       "of flow"
     )
-  folder = videos.directory
+  folder = videos.folder
   info: Any = tfds.builder_from_directory(folder).info
   ids = videos.ids()
   if len(set(ids)) < len(ids):
@@ -231,7 +232,7 @@ def _key(source: _Source, options: Mapping[str, Any]) -> str:
   The set by what describes it, and by the names of its folder and the one
   above: they hold a hash of what its videos were made of.
   """
-  folder = source.videos.directory
+  folder = source.videos.folder
   described = (folder / "dataset_info.json").read_text()
   names = [folder.parent.name, folder.name]
   content = [flow.FORMAT, names, described, list(source.ids), dict(options)]

@@ -12,6 +12,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from p3d_jax import files
+from p3d_jax.data import set_cache
+
 
 class VideoSet:
   """The records of one split, by number.
@@ -24,6 +27,7 @@ class VideoSet:
 
   Attributes:
     directory: the folder of the set.
+    folder: of this machine, which is read: the same, or a copy of gs://.
     split: "train", "train[:10%]", "train+test"; a split of TFDS, or one of the
       set's lists of ids.
     label_names: a name for each label.
@@ -39,8 +43,15 @@ class VideoSet:
     directory: epath.PathLike,
     split: str,
     ids: Sequence[str] | None = None,
+    copy: epath.PathLike | None = None,
   ):
     """Reads the set's description; `open_set` is the function to call.
+
+    Args:
+      directory: the folder of the set.
+      split: of it.
+      ids: the records to take, in this order; None: all.
+      copy: folder of this machine with a copy of the set, to be read instead.
 
     Raises:
       ValueError: the split or an id is unknown, or the set's `flip_labels` are
@@ -48,7 +59,8 @@ class VideoSet:
     """
     self.directory = epath.Path(directory)
     self.split = split
-    self._builder: Any = tfds.builder_from_directory(self.directory)
+    self.folder = self.directory if copy is None else epath.Path(copy)
+    self._builder: Any = tfds.builder_from_directory(self.folder)
     metadata = self._builder.info.metadata
     flip = metadata.get("flip_labels")
     self.label_names = tuple(metadata.get("label_names") or ())
@@ -71,7 +83,7 @@ class VideoSet:
     self._stored = split
     if self.listed:
       self._stored = "videos"  # all of them
-      self._order = _listed(self.directory, split)
+      self._order = _listed(self.folder, split)
     try:
       self._length = len(self._records())
     except (ValueError, KeyError) as error:
@@ -107,14 +119,14 @@ class VideoSet:
   def _records(self) -> Any:
     if self._source is None:
       if self._builder is None:
-        self._builder = tfds.builder_from_directory(self.directory)
+        self._builder = tfds.builder_from_directory(self.folder)
       self._source = self._builder.as_data_source(split=self._stored)
     return self._source
 
   @property
   def listed(self) -> bool:
     """Whether the set keeps its ids and lists of them beside the records."""
-    return bool((self.directory / "ids.json").exists())
+    return bool((self.folder / "ids.json").exists())
 
   def document(self, name: str) -> Any:
     """Returns JSON that the set keeps, as ASLAN's "pairs".
@@ -122,7 +134,7 @@ class VideoSet:
     Raises:
       ValueError: there is none of that name.
     """
-    file = self.directory / "documents" / f"{name}.json"
+    file = self.folder / "documents" / f"{name}.json"
     if not re.fullmatch(r"\w+", name) or not file.exists():
       raise ValueError(f"name={name!r}: {self.directory} has no such document")
     return json.loads(file.read_text())
@@ -133,7 +145,7 @@ class VideoSet:
     A set without lists has to be read once for it.
     """
     if self.listed:
-      stored = _read_ids(self.directory)
+      stored = _read_ids(self.folder)
       return [stored[k] for k in self._order]  # type: ignore[union-attr]
     return [self[k]["id"] for k in range(len(self))]
 
@@ -208,20 +220,39 @@ def open_set(
   directory: epath.PathLike,
   split: str,
   ids: Sequence[str] | None = None,
+  *,
+  cache: epath.PathLike = "",
 ) -> VideoSet:
   """Opens a built set.
 
   Args:
-    directory: the folder of the set, or one above it that holds no other.
+    directory: the folder of the set, or one above it that holds no other. One
+      on gs:// is copied to this machine first, or what is missing of it.
     split: "train", "train[:10%]", "train+test"; a split of TFDS, or one of the
       set's lists of ids.
     ids: the records to take, in this order; None: all.
+    cache: the folder for copies of sets on gs://; "": the environment's
+      P3D_CACHE.
 
   Raises:
-    ValueError: no set is there, or several; the split or an id is unknown.
+    ValueError: no set is there, or several; the split or an id is unknown; the
+      set is on gs://, and `cache` is not a folder that can take it.
+  """
+  found = find_set(directory)
+  copy = None
+  if files.on_store(found):
+    copy = set_cache.local_copy(found, cache or set_cache.named())
+  return VideoSet(found, split, ids, copy)
+
+
+def find_set(directory: epath.PathLike) -> epath.Path:
+  """Returns the folder of the only set at or below a folder.
+
+  Raises:
+    ValueError: no set is there, or several.
   """
   # Absolute: what records a set is read from other folders too.
-  folder = epath.Path(directory).expanduser().absolute()
+  folder = files.absolute(directory)
   if (folder / "dataset_info.json").exists():
     found = [folder]
   else:
@@ -254,7 +285,7 @@ def open_set(
       f"directory={os.fspath(directory)!r}: {len(found)} sets are there, name "
       f"one; the newest first: {', '.join(map(_about, newest))}"
     )
-  return VideoSet(found[0], split, ids)
+  return found[0]
 
 
 def _written_at(folder: epath.Path) -> float:

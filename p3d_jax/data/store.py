@@ -26,7 +26,7 @@ from etils import epath
 
 from p3d_jax.data.decode import VideoError
 from p3d_jax.data.guard import CrashError, HangError
-from p3d_jax.files import write_aside
+from p3d_jax.files import on_store, write_aside
 from p3d_jax.progress import Bar
 
 VERSION = "1.0.0"
@@ -98,6 +98,19 @@ class Written:
   ids: tuple[str, ...]
   broken: tuple[tuple[str, str], ...]
   num_bytes: int
+
+
+def check_place(out: epath.PathLike) -> None:
+  """Refuses a bucket, into which ArrayRecord cannot write.
+
+  Raises:
+    ValueError: it is of a store.
+  """
+  if on_store(out):
+    raise ValueError(
+      f"out={os.fspath(out)!r}: must be a folder of this machine; the finished "
+      "set can be copied to a bucket as it is"
+    )
 
 
 def write_set(

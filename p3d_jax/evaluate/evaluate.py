@@ -12,12 +12,13 @@ import numpy as np
 from etils import epath
 
 from p3d_jax.checkpoint import model
+from p3d_jax.data import set_cache
 from p3d_jax.data.clips import Views
 from p3d_jax.data.pipeline import DEFAULT, Reading, check_channels
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.evaluate.predict import classifier
 from p3d_jax.evaluate.score_file import VideoScores, save_scores
-from p3d_jax.files import check_out, write_json
+from p3d_jax.files import absolute, check_out, write_json
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding
 from p3d_jax.train.metrics import Scores, check_ks, per_class, summary
@@ -75,7 +76,7 @@ def evaluate(
   videos = _open(folder, record, data, split)
   check_channels(videos, record.preprocessing.channels)
   scorer = Scorer(module, record.preprocessing, record.scores, mesh)
-  with Bar("evaluate", len(videos)) as bar:
+  with Bar("evaluate", len(videos), host=jax.process_index()) as bar:
     scores = scorer.videos(
       variables,
       videos,
@@ -158,7 +159,7 @@ def default_out(
     ValueError: if there is no such checkpoint.
   """
   folder = model.find(path, step)
-  workdir = epath.Path(path).expanduser().absolute()
+  workdir = absolute(path)
   if folder.parent != workdir / model.CHECKPOINTS:
     return None
   split = split or _recorded_split(model.read_record(folder))
@@ -177,6 +178,12 @@ def _recorded_split(record: model.Record) -> str | None:
   return record.provenance.get("config", {}).get("data", {}).get("eval_split")
 
 
+def cache_of(record: model.Record) -> str:
+  """The folder for copies of sets: this machine's, else the run's."""
+  config = record.provenance.get("config", {})
+  return set_cache.named(config.get("data", {}).get("cache", ""))
+
+
 def _open(
   folder: epath.Path,
   record: model.Record,
@@ -193,12 +200,12 @@ def _open(
       f"{folder} does not say what data it was trained on: name "
       f"{' and '.join(missing)}"
     )
-  if not data and not (epath.Path(recorded) / "dataset_info.json").exists():
+  if not data and not (absolute(recorded) / "dataset_info.json").exists():
     raise ValueError(
       f"{folder} was trained on {recorded}, and no built set is there: name it "
       "with --data"
     )
-  videos = open_set(data or recorded, split)
+  videos = open_set(data or recorded, split, cache=cache_of(record))
   if tuple(videos.label_names) != record.labels:
     raise ValueError(
       f"the classes of {videos.directory} are not those of {folder}: "

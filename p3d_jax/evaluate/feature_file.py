@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from p3d_jax.files import open_aside, reading_as
+from p3d_jax.files import absolute, open_aside, reading_as
 
 _KIND = "feature file"
 
@@ -184,7 +184,7 @@ def read_about(path: epath.PathLike) -> dict[str, Any]:
 
 def _present(path: epath.PathLike) -> epath.Path:
   """Returns the path of a file that is there; a ValueError says it is not."""
-  file = epath.Path(path)
+  file = absolute(path)
   if file.is_dir():
     raise ValueError(f"{os.fspath(path)}: it is a folder, not a feature file")
   if not file.exists():

@@ -17,6 +17,7 @@ from etils import epath
 
 from p3d_jax.data.sets import open_set
 from p3d_jax.evaluate.feature_file import Features, load_features
+from p3d_jax.files import absolute
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -285,7 +286,7 @@ def _task_of_lists(
       f"{os.fspath(path)} does not say which set its videos are of: name it "
       "with --data, for its lists"
     )
-  if data is None and not epath.Path(folder).is_dir():
+  if data is None and not absolute(folder).is_dir():
     raise ValueError(
       f"{os.fspath(path)} is of {folder}, which is not there: name the set "
       "with --data, for its lists"

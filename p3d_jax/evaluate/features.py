@@ -33,12 +33,13 @@ from p3d_jax.data.pipeline import DEFAULT, Reading, check_channels
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.evaluate.feature_file import check_format, read_about
 from p3d_jax.evaluate.feature_parts import FINISHED, Parts
-from p3d_jax.files import check_out
+from p3d_jax.files import absolute, check_out
 from p3d_jax.models import zoo
 from p3d_jax.models.p3d import P3D, check_endpoints
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding
+from p3d_jax.train.begin_together import Together
 from p3d_jax.train.score import each_video
 
 POOLS = ("mean", "none")
@@ -162,13 +163,13 @@ def features(
   sharding.check_batch(batch, mesh)
   module, variables, record = model.load(folder)
   work = _work(record, variables, videos, wanted)
-  out = epath.Path(out).absolute()
+  out = absolute(out)
   parts = Parts(out, work, videos, save_every)
   start = _agreed(lambda: parts.begin(overwrite))
   if start == FINISHED:
     return _written(out, already=True)
   batches = each_video(
-    jit_feature_step(module, record, wanted, mesh),
+    Together(jit_feature_step(module, record, wanted, mesh)),
     jax.device_put(variables, sharding.replicated(mesh)),
     videos,
     record.preprocessing,
@@ -179,7 +180,9 @@ def features(
     labelled=False,
     reading=reading,
   )
-  with Bar("features", len(videos), start=start) as bar:
+  with Bar(
+    "features", len(videos), start=start, host=jax.process_index()
+  ) as bar:
     for rows in batches:
       # In the order asked for: what comes from a device is sorted by name.
       arrays = {n: narrow(n, rows.outputs[n], dtype) for n in wanted.endpoints}
@@ -207,7 +210,7 @@ def open_source(
   """
   single = isinstance(source, str | os.PathLike)
   given: Any = [source] if single else source
-  paths = [epath.Path(path).expanduser() for path in given]
+  paths = [absolute(path) for path in given]
   for path in paths:
     if _is_set(path):
       if len(paths) > 1:

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from p3d_jax.evaluate.score_file import VideoScores, load_scores, save_scores
-from p3d_jax.files import check_out, write_json
+from p3d_jax.files import absolute, check_out, write_json
 from p3d_jax.train.metrics import per_class, summary
 
 # A saved score is of a video, so these say nothing.
@@ -186,7 +186,7 @@ def _check_written(
   scores: epath.PathLike | None,
 ) -> None:
   """Refuses files that could not, or should not, be written in the end."""
-  read = {epath.Path(path).expanduser().absolute() for path in paths}
+  read = {absolute(path) for path in paths}
   for name, file, suffix in (("out", out, ".json"), ("scores", scores, ".npz")):
     if file is None:
       continue
@@ -194,7 +194,7 @@ def _check_written(
       raise ValueError(
         f"{name}={os.fspath(file)!r}: its name must end in {suffix}"
       )
-    if epath.Path(file).expanduser().absolute() in read:
+    if absolute(file) in read:
       raise ValueError(
         f"{name}={os.fspath(file)!r}: it is one of the scores to fuse"
       )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from p3d_jax.files import reading_as, write_aside
+from p3d_jax.files import absolute, reading_as, write_aside
 from p3d_jax.train.metrics import Scores
 
 # Stands in every file; a file of another layout will have another.
@@ -118,7 +118,7 @@ def load_scores(path: epath.PathLike) -> VideoScores:
     OSError: it cannot be read.
   """
   _check_name(path)
-  file = epath.Path(path)
+  file = absolute(path)
   if not file.is_file():
     raise ValueError(f"{os.fspath(path)}: there is no such file")
   content = file.read_bytes()

@@ -17,8 +17,10 @@ neither uses a custom gradient, so jvp, vjp and vmap all work.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -38,12 +40,51 @@ _FRAMES = ("NHWC", "HWIO", "NHWC")
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def default_form() -> Form:
-  """Returns the fastest form on the platform that jax computes on by default.
+FORMS = ("direct", "folded")
+_forced: contextvars.ContextVar[Form | None] = contextvars.ContextVar(
+  "form of convolutions", default=None
+)
 
-  A computation that is put elsewhere (`jax.default_device`) takes it too.
+
+def form_of(platform: str) -> Form:
+  """Returns the fastest form on a platform ("cpu", "gpu", "tpu")."""
+  return "folded" if platform == "cpu" else "direct"
+
+
+def default_form() -> Form:
+  """Returns the form of convolutions for which none is named.
+
+  It is the fastest one on the platform that jax computes on by default, unless
+  `forced` names another. A computation that is put elsewhere
+  (`jax.default_device`) takes it too.
   """
-  return "folded" if jax.default_backend() == "cpu" else "direct"
+  return _forced.get() or form_of(jax.default_backend())
+
+
+@contextlib.contextmanager
+def forced(form: Form) -> Iterator[None]:
+  """Has networks that are traced meanwhile take a form.
+
+  It is for programs that another platform will run. What jax has traced before
+  stays as it was: trace a function of your own.
+
+  Args:
+    form: "direct" or "folded".
+
+  Raises:
+    ValueError: if it is no form.
+  """
+  _check_form(form)
+  token = _forced.set(form)
+  try:
+    yield
+  finally:
+    _forced.reset(token)
+
+
+def _check_form(form: str) -> None:
+  if form not in FORMS:
+    raise ValueError(f"form is {form!r}: it must be 'direct' or 'folded'")
 
 
 def conv(
@@ -72,8 +113,7 @@ def conv(
     ValueError: if `form` is not a form, or the kernel does not fit the clips.
   """
   form = form or default_form()
-  if form not in ("direct", "folded"):
-    raise ValueError(f"form is {form!r}: it must be 'direct' or 'folded'")
+  _check_form(form)
   if x.ndim != 5 or kernel.ndim != 5 or x.shape[-1] != kernel.shape[-2]:
     raise ValueError(
       f"clips {x.shape} and kernel {kernel.shape} do not fit: they must be "

@@ -11,6 +11,7 @@ from typing import Any
 
 from p3d_jax.data.clips import Views
 from p3d_jax.evaluate.feature_file import read_about
+from p3d_jax.files import absolute
 from p3d_jax.paper import commands
 from p3d_jax.paper.benchmarks import Choices, classify, read, result_of, source
 from p3d_jax.paper.run import Command, Rows, Table
@@ -72,7 +73,7 @@ def tsne(
   words += ["--count", str(count), "--perplexity", f"{perplexity:g}"]
 
   def drawn() -> dict[str, Any] | None:
-    if not os.path.exists(of.file):
+    if not absolute(of.file).exists():
       return None
     about = read_about(of.file)
     names = ("sha256", "data", "split", "views", "pool")

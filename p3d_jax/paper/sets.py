@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from p3d_jax.data.sets import open_set
+from p3d_jax.files import absolute
 
 FLOW = "_flow"  # how the set of another set's flow ends
 
@@ -27,7 +28,7 @@ def find_set(
     ValueError: it is not there, is there several times or not finished, or
       lacks a split.
   """
-  root = epath.Path(data).expanduser()
+  root = absolute(data)
   folders = [f for f in (root / name, root) if name in names_of_sets(f)]
   if not folders:
     raise ValueError(

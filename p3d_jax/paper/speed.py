@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from p3d_jax.checkpoint import model
-from p3d_jax.files import write_aside
+from p3d_jax.files import check_out, write_aside
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding, step
 
@@ -75,8 +75,7 @@ def measure(
   Raises:
     ValueError: there is no such checkpoint, or `out` has no folder.
   """
-  if not epath.Path(out).parent.is_dir():
-    raise ValueError(f"--out is {os.fspath(out)}: there is no such folder")
+  check_out(out)
   folders = [model.find(path) for path in checkpoints]
   pixels = [model.read_record(folder).preprocessing for folder in folders]
   most = max(p.frames for p in pixels)

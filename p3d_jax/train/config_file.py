@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import pathlib
 import re
 import runpy
+import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from p3d_jax import files
 from p3d_jax.train.config import ConfigError
 
 
@@ -21,7 +24,7 @@ def load(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
   Args:
     file: path of a Python file with `get_config()`; what follows a colon is
-      given to it.
+      given to it. gs:// works too.
     overrides: flags as typed.
 
   Raises:
@@ -61,12 +64,41 @@ def _check_name(flag: str, config: ConfigDict) -> None:
 
 def _run(file: str) -> ConfigDict:
   """Returns what a config file's get_config() gives, locked."""
-  path, colon, argument = file.partition(":")
-  if not pathlib.Path(path).is_file():
-    raise ConfigError(f"--config is {file!r}: there is no such file")
+  found = re.fullmatch(r"((?:\w+://)?[^:]*)(?::(.*))?", file, re.DOTALL)
+  path, argument = found.groups() if found else (file, None)
+  with _local(path) as here:
+    if here is None:
+      raise ConfigError(f"--config is {file!r}: there is no such file")
+    config = _called(path, here, [] if argument is None else [argument])
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f"{path}: get_config() must return a ConfigDict")
+  return config.lock()
+
+
+@contextlib.contextmanager
+def _local(path: str) -> Iterator[str | None]:
+  """Gives the path of a file on this machine; None: it is not there."""
+  if not files.on_store(path):
+    yield path if pathlib.Path(path).is_file() else None
+    return
   try:
-    get_config = runpy.run_path(path)["get_config"]
-    config = get_config(argument) if colon else get_config()
+    found = files.absolute(path)
+    content = found.read_bytes() if found.is_file() else None
+  except OSError as error:
+    raise ConfigError(f"--config is {path!r}: {one_line(error)}") from error
+  if content is None:
+    yield None
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    copy = pathlib.Path(folder, path.rpartition("/")[2])
+    copy.write_bytes(content)
+    yield str(copy)
+
+
+def _called(path: str, here: str, arguments: Sequence[str]) -> Any:
+  """Returns what get_config() of the file `here`, called `path`, gives."""
+  try:
+    return runpy.run_path(here)["get_config"](*arguments)
   except (
     ArithmeticError,
     AttributeError,
@@ -81,13 +113,10 @@ def _run(file: str) -> ConfigDict:
     lines = [
       frame.lineno
       for frame in traceback.extract_tb(error.__traceback__)
-      if frame.filename == path
+      if frame.filename == here
     ]
     at = f"{path}:{lines[-1]}" if lines else path
     raise ConfigError(f"{at}: {one_line(error)}") from error
-  if not isinstance(config, ConfigDict):
-    raise ConfigError(f"{path}: get_config() must return a ConfigDict")
-  return config.lock()
 
 
 def one_line(error: Exception) -> str:

@@ -15,6 +15,8 @@ from etils import epath
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from p3d_jax import files
+
 
 class EventFile:
   """Appends scalars to an event file of its own in a folder."""
@@ -27,11 +29,12 @@ class EventFile:
       step: after which this file goes on; what other files in the folder say
         of later steps is purged by TensorBoard.
     """
-    folder = epath.Path(folder)
+    folder = files.absolute(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{time.time_ns() // 1000}.{socket.gethostname()}.{os.getpid()}"
-    file = folder / f"events.out.tfevents.{name}"
-    self._records = RecordWriter(file.open("wb"))
+    # Of its own, so there is nothing in it.
+    self._file = files.Growing(folder / f"events.out.tfevents.{name}")
+    self._records = RecordWriter(self._file)
     self._write(file_version="brain.Event:2")
     if step:
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -44,6 +47,10 @@ class EventFile:
       for tag, value in values.items()
     ]
     self._write(step=step, summary=summary_pb2.Summary(value=scalars))
+
+  def sync(self) -> None:
+    """Makes all scalars visible now, of a file on gs:// too."""
+    self._file.sync()
 
   def close(self) -> None:
     """Ends the file."""

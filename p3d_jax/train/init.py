@@ -20,6 +20,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from p3d_jax.checkpoint import model, tree
+from p3d_jax.files import absolute, on_store
 from p3d_jax.models import zoo
 from p3d_jax.train import optim
 from p3d_jax.train.config import ConfigError, default
@@ -143,11 +144,17 @@ def _go_on(
 
 
 def _absolute(path: str) -> str:
-  return str(epath.Path(path).expanduser().absolute())
+  return str(absolute(path))
+
+
+def _real(path: epath.PathLike) -> epath.Path:
+  """Returns a path without links, of which a store has none."""
+  found = absolute(path)
+  return found if on_store(found) else found.resolve()
 
 
 def _check_apart(init_from: str, workdir: epath.Path) -> None:
-  there, own = epath.Path(init_from).expanduser().resolve(), workdir.resolve()
+  there, own = _real(init_from), _real(workdir)
   if own == there or own in there.parents:
     raise ConfigError(
       f"config.init_from is {init_from!r}: it is this run's own workdir; a run "
@@ -167,11 +174,9 @@ def _newest(workdir: epath.Path) -> model.Record | None:
 
 
 def _find(init_from: str) -> epath.Path:
-  path = epath.Path(init_from).expanduser()
+  path = absolute(init_from)
   if not path.exists():
-    raise ConfigError(
-      f"config.init_from is {init_from!r}: there is no {path.absolute()}"
-    )
+    raise ConfigError(f"config.init_from is {init_from!r}: there is no {path}")
   return _told(init_from, model.find, path)
 
 

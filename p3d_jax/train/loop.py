@@ -31,6 +31,7 @@ from p3d_jax.train import config as configs
 from p3d_jax.train import config_check, init, logs, optim, sharding, step
 from p3d_jax.train import recipe as recipes
 from p3d_jax.train import state as states
+from p3d_jax.train.begin_together import Together
 from p3d_jax.train.compile_cache import compile_cache
 from p3d_jax.train.ends import PreemptedError
 from p3d_jax.train.hosts import roll
@@ -111,17 +112,19 @@ def train(
   # Everything that can be refused is, before anything is written.
   run = prepare(config, workdir, devices)
   config = run.config
-  run.workdir.mkdir(parents=True, exist_ok=True)
+  _make(run.workdir)
   if jax.process_index() == 0:
     logs.write_config(run.workdir, config)
   compile_cache(config.compile.cache)
-  roll().watch(config.watch.stall or None, run.workdir / "stalls")
   checkpoints = RunCheckpoints(
     run.workdir,
     keep=config.checkpoint.keep,
     keep_best=config.checkpoint.keep_best,
   )
-  with Notice() as notice, contextlib.closing(checkpoints):
+  watch = roll().watch(
+    config.watch.stall or None, run.workdir / "stalls", config.watch.lost
+  )
+  with watch, Notice() as notice, contextlib.closing(checkpoints):
     start = checkpoints.last() or 0
     bar = Bar("train", config.train.steps, start, host=jax.process_index())
     if start == config.train.steps and not _owes(run, start):
@@ -135,6 +138,17 @@ def train(
       if jax.process_index() == 0:
         bar.say(_opening(run, start))
       return _steps(run, desk, state)
+
+
+def _make(workdir: epath.Path) -> None:
+  """Makes the folder of a run, or refuses one that cannot be written."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    files.check_folder(workdir, "workdir")
+  except OSError as error:
+    raise ValueError(
+      f"workdir is {workdir}: it cannot be made: {error.strerror or error}"
+    ) from error
 
 
 def prepare(
@@ -237,7 +251,7 @@ def _state(run: Run, checkpoints: RunCheckpoints) -> states.TrainState:
 def _steps(run: Run, desk: Desk, state: states.TrainState) -> dict[str, float]:
   """Goes from the state's step to the last one."""
   config, start = run.config, int(state.step)
-  train_step = step.jit_train_step(run.recipe, state)
+  train_step = Together(step.jit_train_step(run.recipe, state))
   scorer = Scorer(
     run.recipe.module, run.recipe.preprocessing, run.record.scores, run.mesh
   )
@@ -382,7 +396,7 @@ def _evaluate(
     TooManyUnreadableError: too many videos cannot be read.
   """
   config, videos = run.config, len(run.eval_videos)
-  desk.bar.note(f"evaluating {videos} videos", line=True)
+  desk.bar.note(f"evaluating {videos} videos", line=None)
   scores = scorer.videos(
     state.variables,
     run.eval_videos,

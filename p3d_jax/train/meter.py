@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import collections
 import math
+import queue
+import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from p3d_jax.models import p3d
+from p3d_jax.models.count import count
+from p3d_jax.preprocess import Preprocessing
 from p3d_jax.progress import Bar
+from p3d_jax.train.chips import chip
 from p3d_jax.train.logs import Logs
 
 # Steps that may be under way on the device while the host reads ahead.
 _IN_FLIGHT = 2
+# Metrics of a step that count something: a line has their sum, not their mean.
+SUMS = ("replaced", "notice")
+SILENT = ("notice",)  # those that are for the loop alone
+# Seconds a step: the share of the steps, in percent, that took no longer.
+PERCENTILES = (50, 90, 99)
+# What a line has that no two runs share, not even one that goes on.
+CLOCK = (
+  *(f"step_seconds_p{share}" for share in PERCENTILES),
+  "clips_per_second",
+  "clips_per_second_chip",
+  "data_wait",
+  "device_memory_bytes",
+  "peak_share",
+)
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -27,6 +50,83 @@ def falls_on(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
+def training_flops(
+  module: p3d.P3D, pixels: Preprocessing, device: jax.Device | None = None
+) -> float | None:
+  """Returns the floating point operations that training on a clip takes.
+
+  Three times those of a forward pass (the backward pass has twice its
+  products), two a multiply-add; what `model.remat` computes a second time is
+  no progress and is not counted, and frozen layers are counted as if they
+  learned.
+
+  Args:
+    module: as it trains.
+    pixels: that its clips are made by.
+    device: that it trains on; None: the first.
+
+  Returns:
+    None where there is no peak to compare with: on a chip that is not in
+    chips.py, or in another type than bfloat16.
+  """
+  kind = (device or jax.local_devices()[0]).device_kind
+  if chip(kind) is None or jnp.dtype(module.dtype) != jnp.bfloat16:
+    return None
+  clip = (1, pixels.frames, *pixels.crop_size, len(pixels.mean))
+  return 3 * 2 * float(count(module, clip).multiply_adds)
+
+
+class DoneTimes:
+  """Notes when what a device computes is done, in a thread that waits for it.
+
+  The loop itself sees only later that a step was done while it waited for
+  data.
+  """
+
+  def __init__(self) -> None:
+    """Starts the thread, which ends with this object."""
+    self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(
+      target=_note_times, args=(self._queue,), name="step-times", daemon=True
+    ).start()
+    weakref.finalize(self, self._queue.put, None)
+
+  def of(self, arrays: Any) -> Callable[[], float]:
+    """Returns a function that waits for arrays and tells when they were done.
+
+    Args:
+      arrays: on the device, asked for in the order that it computes them in.
+    """
+    moment: futures.Future[float] = futures.Future()
+    self._queue.put((arrays, moment))
+    return moment.result
+
+
+def _note_times(waiting: queue.SimpleQueue[Any]) -> None:
+  while (item := waiting.get()) is not None:
+    arrays, moment = item
+    try:
+      jax.block_until_ready(arrays)
+    except RuntimeError:
+      pass  # whoever reads the arrays gets it too
+    finally:
+      moment.set_result(time.monotonic())
+
+
+class _Step(NamedTuple):
+  """A step that may still be running.
+
+  Attributes:
+    number: of the step.
+    metrics: on the device.
+    done: waits, and tells when it was done.
+  """
+
+  number: int
+  metrics: dict[str, Any]
+  done: Callable[[], float]
+
+
 class Meter:
   """Collects the steps' metrics without holding the device up.
 
@@ -35,8 +135,12 @@ class Meter:
   that a run that goes on from a checkpoint writes the lines that it would
   have written undisturbed.
 
+  A step is settled two steps after it was begun, or by `line`: by its number
+  alone, so on all hosts alike. Nothing here waits for another host.
+
   Attributes:
     waited: seconds that the loop waited for data since the clock started.
+    seen: metrics of the settled steps that are in no line yet.
   """
 
   def __init__(
@@ -47,6 +151,10 @@ class Meter:
     rate: Callable[[int], Any],
     batch: int,
     every: int,
+    devices: int = 1,
+    flops_per_clip: float | None = None,
+    settled: Callable[[int, dict[str, float]], None] | None = None,
+    seen: Sequence[dict[str, float]] = (),
   ) -> None:
     """Starts the clock.
 
@@ -54,19 +162,33 @@ class Meter:
       log: that lines are written to.
       bar: that shows them.
       rate: step -> learning rate.
-      batch: clips a step.
+      batch: clips a step, over all hosts.
       every: steps a line.
+      devices: that train, over all hosts; of this host's first one's kind.
+      flops_per_clip: of `training_flops`; None leaves the share of the chips'
+        peak out.
+      settled: called with each settled step's number and metrics, in order;
+        what it raises ends the run.
+      seen: metrics of steps before the first that are in no line yet.
     """
     self._log, self._bar = log, bar
     self._rate, self._batch, self._every = rate, batch, every
-    self._pending: collections.deque[tuple[int, Any, int]] = collections.deque()
-    self._replaced = 0
-    self._seen: list[dict[str, float]] = []
+    self._chips, self._peak = _chips(devices)
+    self._flops, self._settled = flops_per_clip, settled
+    self._times = DoneTimes()
+    self._pending: collections.deque[_Step] = collections.deque()
+    self.seen: list[dict[str, float]] = list(seen)
+    self._seconds: list[float] = []  # of the steps that have a time
     self._step: int | None = None  # the last one settled
+    self._shown = False
     self.restart()
 
   def restart(self) -> None:
     """Starts the clock again, after work that is not training."""
+    self._restart_line()
+    self._last_done = self._began
+
+  def _restart_line(self) -> None:
     self.waited, self._began = 0.0, time.monotonic()
     self._steps = 0
 
@@ -80,33 +202,35 @@ class Meter:
         return
       yield batch
 
-  def add(
-    self, step: int, metrics: dict[str, jax.Array], replaced: int = 0
-  ) -> None:
+  def add(self, step: int, metrics: dict[str, Any]) -> None:
     """Takes the metrics of a step that may still be running.
 
     Args:
       step: that they are of.
-      metrics: on the device.
-      replaced: clips of the step that stand for videos that cannot be read.
+      metrics: on the device, the same on all hosts. Those named in SUMS are
+        whole numbers, and their sum is taken.
 
     Raises:
       NonFiniteLossError: if those of this step or of one before are not finite.
     """
-    self._pending.append((step, metrics, replaced))
+    self._pending.append(_Step(step, metrics, self._times.of(metrics)))
     while len(self._pending) > _IN_FLIGHT:
+      self._settle()
+
+  def settle(self) -> None:
+    """Waits for all steps."""
+    while self._pending:
       self._settle()
 
   def line(self) -> None:
     """Waits for all steps and writes a line of those not yet in one."""
-    while self._pending:
-      self._settle()
-    if self._seen:
+    self.settle()
+    if self.seen:
       self._line()
 
   def _settle(self) -> None:
-    step, metrics, replaced = self._pending.popleft()
-    values = {name: float(value) for name, value in metrics.items()}
+    pending = self._pending.popleft()
+    step, values = pending.number, _values(pending.metrics)  # waits
     for name, what in (("loss", "loss"), ("gradient_norm", "gradient")):
       if not math.isfinite(values[name]):
         raise NonFiniteLossError(
@@ -114,37 +238,117 @@ class Meter:
           "checkpoints of earlier steps are whole. Lower "
           "optim.learning_rate, or set optim.clip_norm or optim.warmup"
         )
-    self._seen.append(values)
-    self._replaced += replaced
+    self.seen.append(values)
     self._steps += 1
-    self._bar.advance(step)
     first, self._step = self._step is None, step
+    self._time(pending.done(), first)
+    if first:
+      self._bar.restart(step)  # compilation comes once
+    self._bar.advance(step)
     if falls_on(step, self._every):
       self._line()
     elif first:
-      self.restart()  # the first step compiled
+      self._show(step, self._means(self.seen))
+      self._restart_line()
+    if self._settled is not None:
+      self._settled(step, values)
+
+  def _time(self, done: float, first: bool) -> None:
+    """Takes a step's time: from one that is done to the next.
+
+    The first one's is that of compilation and is left out. After other work
+    the time counts from its end, so that it is no part of a step.
+    """
+    if not first:
+      self._seconds.append(done - self._last_done)
+    self._last_done = done
 
   def _line(self) -> None:
     step = self._step
     assert step is not None
     seconds = max(time.monotonic() - self._began, 1e-9)
-    names = self._seen[0]
-    mean = {n: float(np.mean([m[n] for m in self._seen])) for n in names}
-    mean |= {
-      "learning_rate": float(self._rate(step - 1)),
-      "clips_per_second": self._steps * self._batch / seconds,
-      "data_wait": self.waited / seconds,
-      "replaced": self._replaced,
-    }
-    self._log.write(step, "train", mean)
+    line = self._means(self.seen)
+    line |= {"learning_rate": float(self._rate(step - 1))}
+    line |= _percentiles(self._seconds)
+    line |= self._speed(self._steps * self._batch / seconds)
+    line["data_wait"] = self.waited / seconds
+    if (used := device_memory()) is not None:
+      line["device_memory_bytes"] = used
+    self._log.write(step, "train", line)
+    self._show(step, line)
+    self.seen, self._seconds = [], []
+    self._restart_line()
+
+  def _means(self, seen: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Returns the mean of each metric, and the sums of those that count."""
+    names = {**seen[0], "replaced": 0}
+    line: dict[str, float] = {}
+    for name in (name for name in names if name not in SILENT):
+      values = [metrics.get(name, 0) for metrics in seen]
+      line[name] = sum(values) if name in SUMS else float(np.mean(values))
+    return line
+
+  def _speed(self, clips: float) -> dict[str, float]:
+    """Returns clips a second as they are written."""
+    each = clips / self._chips
+    found = {"clips_per_second": clips, "clips_per_second_chip": each}
+    if self._flops is not None and self._peak is not None:
+      found["peak_share"] = 100 * each * self._flops / self._peak
+    return found
+
+  def _show(self, step: int, line: dict[str, float]) -> None:
     numbers = {
-      "loss": f"{mean['loss']:.3f}",
-      "clip hit@1": f"{100 * mean['accuracy']:.1f}",
-      "clips/s": f"{mean['clips_per_second']:.3g}",
-      "wait": f"{100 * mean['data_wait']:.0f}%",
+      "loss": f"{line['loss']:.3f}",
+      "clip hit@1": f"{100 * line['accuracy']:.1f}",
     }
-    if self._replaced:
-      numbers["replaced"] = str(self._replaced)
-    self._bar.update(step, numbers)
-    self._seen, self._replaced = [], 0
-    self.restart()
+    if "clips_per_second" in line:
+      numbers["clips/s"] = f"{line['clips_per_second']:.3g}"
+      numbers["wait"] = f"{100 * line['data_wait']:.0f}%"
+    if line["replaced"]:
+      numbers["replaced"] = str(line["replaced"])
+    # The first at once: one sees that it lives. Then one a minute.
+    self._bar.update(step, numbers, line=None if self._shown else True)
+    self._shown = True
+
+
+def _values(metrics: dict[str, Any]) -> dict[str, float]:
+  return {
+    name: int(value) if name in SUMS else float(value)
+    for name, value in metrics.items()
+  }
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+  """Returns the times that a share of the steps did not exceed.
+
+  Each is a step's own time: of 20 steps the 99th percentile is the slowest.
+  """
+  if not seconds:
+    return {}
+  found = np.percentile(seconds, PERCENTILES, method="inverted_cdf")
+  return {
+    f"step_seconds_p{share}": float(value)
+    for share, value in zip(PERCENTILES, found, strict=True)
+  }
+
+
+def _chips(devices: int) -> tuple[float, float | None]:
+  """Returns how many chips devices are, and FLOP/s that one can do at most."""
+  device = jax.local_devices()[0]
+  found = chip(device.device_kind)
+  if found is None:
+    return devices, None
+  cores = device.num_cores if device.platform == "tpu" else None
+  return found.count(devices, cores), found.peak_flops
+
+
+def device_memory() -> int | None:
+  """Returns the most bytes that a device of this host has had in use.
+
+  It is the highest since the process began. None where the platform does not
+  say, as CPUs do not.
+  """
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  used = [found["peak_bytes_in_use"] for found in stats
+          if "peak_bytes_in_use" in found]  # fmt: skip
+  return max(used, default=None)

@@ -13,10 +13,12 @@ import os
 import pathlib
 import signal
 import threading
+import time
 import urllib.request
 from types import FrameType, TracebackType
 from typing import Any
 
+SAME = 10.0  # seconds from a SIGTERM to others that mean the same
 SECONDS = 5.0  # from one question to the metadata server to the next
 
 _MAKER = pathlib.Path("/sys/class/dmi/id/product_name")
@@ -32,7 +34,9 @@ _QUIET = {
 class Notice:
   """Waits for the notice; use it in a `with`.
 
-  A second SIGTERM does what it does without this: it ends the process.
+  A SIGTERM more than ten seconds after the first one does what it does without
+  this: it ends the process. One that comes sooner is the same notice, from a
+  launcher and from the system that ends it.
 
   Attributes:
     given: whether it has come.
@@ -41,6 +45,7 @@ class Notice:
   def __init__(self) -> None:
     """Waits for nothing yet."""
     self.given = False
+    self._first: float | None = None  # when SIGTERM came
     self._before: Any = None
     self._stop = threading.Event()
 
@@ -65,7 +70,12 @@ class Notice:
 
   def _take(self, number: int, frame: FrameType | None) -> None:
     self.given = True
-    self._restore()
+    now = time.monotonic()
+    if self._first is None:
+      self._first = now
+    elif now - self._first > SAME:
+      self._restore()
+      signal.raise_signal(number)
 
   def _restore(self) -> None:
     if self._before is not None:

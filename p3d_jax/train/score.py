@@ -18,6 +18,7 @@ from p3d_jax.data.sets import VideoSet
 from p3d_jax.models.p3d import P3D
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.train import sharding, step, texts
+from p3d_jax.train.begin_together import Together
 from p3d_jax.train.ends import PreemptedError
 from p3d_jax.train.hosts import roll
 from p3d_jax.train.metrics import Scores
@@ -88,7 +89,7 @@ def each_video(
   """
   sharding.check_batch(batch, mesh)
   whole = sharding.replicated(mesh)
-  gather = jax.jit(lambda rows: rows, out_shardings=whole)
+  gather = Together(jax.jit(lambda rows: rows, out_shardings=whole))
   share, shares = sharding.share(mesh)
   batches = pipeline.eval_batches(
     videos,
@@ -155,7 +156,9 @@ class Scorer:
     self.module = module
     self.preprocessing = preprocessing
     self.mesh = mesh
-    self._step = step.jit_eval_step(module, preprocessing, scores, mesh)
+    jitted = step.jit_eval_step(module, preprocessing, scores, mesh)
+    # With several processes all calls are of batches of one shape.
+    self._step = Together(jitted)
 
   def place(self, variables: Any) -> Any:
     """Puts variables on all devices, once for many calls of `clips`."""

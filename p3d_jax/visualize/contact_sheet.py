@@ -26,7 +26,7 @@ from p3d_jax.data.pipeline import (
   train_example,
 )
 from p3d_jax.data.sets import VideoSet
-from p3d_jax.files import write_aside
+from p3d_jax.files import absolute, check_out, write_aside
 from p3d_jax.preprocess import Preprocessing
 
 # Pixels: around everything, between frames, from one line of text to the next.
@@ -150,7 +150,7 @@ def contact_sheet(
     ValueError: an argument is out of its range, or the set does not hold such
       pixels.
   """
-  file = epath.Path(out).expanduser()
+  file = absolute(out)
   for name, value, least in (
     ("count", count, 1),
     ("frames", frames, 1),
@@ -160,8 +160,7 @@ def contact_sheet(
       raise ValueError(f"{name}={value}: must be >= {least}")
   if file.suffix.lower() != ".png":
     raise ValueError(f"out={os.fspath(out)!r}: must end in .png")
-  if not file.parent.is_dir():
-    raise ValueError(f"out={os.fspath(out)!r}: its folder is not there")
+  check_out(file)
   check_channels(videos, preprocessing.channels)
   asked, count = count, min(count, len(videos))
   reading = Reading(timeout=timeout, decoder=decoder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from p3d_jax.files import reading_as
+from p3d_jax.files import absolute, reading_as
 from p3d_jax.train import logs
 from p3d_jax.visualize.figure import CLEAR, Color, colors, plain, png
 
@@ -35,7 +35,9 @@ Lines = list[dict[str, Any]]
 
 
 def curves_png(workdirs: Sequence[epath.PathLike]) -> bytes:
-  """Draws loss, accuracy and learning rate over the steps, a colour a run.
+  """Draws loss, accuracy, learning rate and speed over the steps.
+
+  A run is a colour.
 
   Args:
     workdirs: of the runs, 1 to 10.
@@ -64,7 +66,13 @@ def curves_figure(workdirs: Sequence[epath.PathLike]) -> Figure:
   names, shades = run_names(workdirs), colors(len(runs))
   rated = any("learning_rate" in line for run in runs for line in run)
   scored = any(line["kind"] == "eval" for run in runs for line in run)
-  rows = {"loss": 3.0, "hits": 3.0 * scored, "rate": 1.5 * rated}
+  timed = any("step_seconds_p50" in line for run in runs for line in run)
+  rows = {
+    "loss": 3.0,
+    "hits": 3.0 * scored,
+    "rate": 1.5 * rated,
+    "seconds": 1.5 * timed,
+  }
   rows = {name: height for name, height in rows.items() if height}
   figure = Figure(
     figsize=(9, 1 + sum(rows.values())), dpi=120, layout="constrained"
@@ -90,7 +98,7 @@ def curves_figure(workdirs: Sequence[epath.PathLike]) -> Figure:
 
 def _read(workdir: epath.PathLike) -> Lines:
   """Reads the lines of training and evaluation of a run."""
-  folder = epath.Path(workdir).expanduser()
+  folder = absolute(workdir)
   with reading_as(folder / logs.METRICS, "file of a run's metrics"):
     lines = [
       line for line in logs.read(folder) if line["kind"] in ("train", "eval")
@@ -109,7 +117,7 @@ def run_names(workdirs: Sequence[epath.PathLike]) -> list[str]:
   Raises:
     ValueError: one is there twice.
   """
-  paths = [epath.Path(path).expanduser().absolute() for path in workdirs]
+  paths = [absolute(path) for path in workdirs]
   for k, path in enumerate(paths):
     if path in paths[:k]:
       raise ValueError(f"workdirs has {os.fspath(path)!r} twice")
@@ -193,4 +201,41 @@ def _rate(axes: Axes, runs: list[Lines], shades: list[Color]) -> None:
   axes.set_ylim(bottom=0)
 
 
-_PANELS = {"loss": _loss, "hits": _hits, "rate": _rate}
+def _seconds(axes: Axes, runs: list[Lines], shades: list[Color]) -> None:
+  for run, shade in zip(runs, shades, strict=True):
+    steps, half = _column(run, "train", "step_seconds_p50")
+    _, most = _column(run, "train", "step_seconds_p99")
+    mark = "o" if len(steps) == 1 else ""
+    axes.plot(steps, half, color=shade, marker=mark)
+    axes.fill_between(steps, half, most, color=shade, alpha=0.2, linewidth=0)
+  axes.set_ylabel("seconds a step")
+  axes.set_ylim(bottom=0)
+  said = "median; shade: up to the 99th percentile"
+  if len(runs) == 1:
+    axes.set_title(speed(runs[0]), loc="left", fontsize=9, color="0.4")
+  axes.set_title(said, loc="right", fontsize=9, color="0.4")
+
+
+def speed(run: Lines) -> str:
+  """Tells a run's speed in a line: of each number what it has.
+
+  Args:
+    run: its lines; clips a second and the share of the chips' peak are the
+      medians of the lines, waiting is their mean, memory their highest.
+  """
+  numbers: list[tuple[str, Callable[..., Any], str]] = [
+    ("clips_per_second", np.median, "{:,.4g} clips/s"),
+    ("clips_per_second_chip", np.median, "{:,.4g} a chip"),
+    ("data_wait", lambda shares: 100 * np.mean(shares), "{:.0f}% waiting"),
+    ("peak_share", np.median, "{:.0f}% of the peak"),
+    ("device_memory_bytes", lambda used: np.max(used) / 2**30, "{:.1f} GiB"),
+  ]
+  told = []
+  for name, of, text in numbers:
+    _, values = _column(run, "train", name)
+    if len(values):
+      told.append(text.format(of(values)))
+  return ", ".join(told)
+
+
+_PANELS = {"loss": _loss, "hits": _hits, "rate": _rate, "seconds": _seconds}

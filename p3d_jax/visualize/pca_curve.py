@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from p3d_jax.files import reading_as
+from p3d_jax.files import absolute, reading_as
 from p3d_jax.visualize.figure import png
 
 # Dimensions between which the paper shows UCF101.
@@ -27,7 +27,7 @@ def load_pca(path: epath.PathLike) -> dict[str, Any]:
   Raises:
     ValueError: there is no such file, or it is of something else.
   """
-  file = epath.Path(path).expanduser()
+  file = absolute(path)
   if file.is_dir():
     raise ValueError(f"{os.fspath(path)}: it is a folder, not a file")
   if not file.is_file():

@@ -21,10 +21,10 @@ from p3d_jax.data.clips import Views
 from p3d_jax.data.pipeline import DEFAULT, Reading
 from p3d_jax.data.sets import open_set
 from p3d_jax.evaluate import feature_file
-from p3d_jax.evaluate.evaluate import default_out, evaluate
+from p3d_jax.evaluate.evaluate import cache_of, default_out, evaluate
 from p3d_jax.evaluate.predict import classifier
 from p3d_jax.evaluate.score_file import VideoScores
-from p3d_jax.files import check_out, write_aside
+from p3d_jax.files import absolute, check_out, write_aside
 from p3d_jax.models.p3d import P3D
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs
@@ -138,7 +138,7 @@ def report(
       "of its run, and the step by --step"
     )
   home = numbers.parent
-  file = home / "report.html" if out is None else epath.Path(out).expanduser()
+  file = home / "report.html" if out is None else absolute(out)
   _check_file(file)
   record = model.read_record(folder)
   features = _features(parts, record)
@@ -350,7 +350,8 @@ def _videos(
   folder = run.result["data"] if data is None else data
   if not best and not worst:
     return tag("p", "No video could be read.")
-  videos = open_set(folder, run.result["split"])
+  cache = cache_of(run.record)
+  videos = open_set(folder, run.result["split"], cache=cache)
   views = report_numbers.views_of(run.result)
   chosen = [*best, *worst]
   with Bar("videos", len(chosen)) as bar:

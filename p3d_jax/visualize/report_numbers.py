@@ -12,7 +12,7 @@ from etils import epath
 
 from p3d_jax.checkpoint import model
 from p3d_jax.data.clips import Views
-from p3d_jax.data.sets import open_set
+from p3d_jax.data.sets import find_set
 from p3d_jax.evaluate.score_file import VideoScores, load_scores
 from p3d_jax.train.metrics import summary
 
@@ -66,10 +66,8 @@ def _fits(
   """Whether an evaluation is of this network, and of what is asked for."""
   if found.get("sha256") != record.sha256:
     return False
-  if data is not None:
-    asked = open_set(data, found["split"]).directory
-    if os.fspath(asked) != found["data"]:
-      return False
+  if data is not None and os.fspath(find_set(data)) != found["data"]:
+    return False
   return views is None or views == views_of(found)
 
 

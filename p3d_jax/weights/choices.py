@@ -11,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from p3d_jax.files import absolute, check_bucket, on_store
 from p3d_jax.models import zoo
 from p3d_jax.preprocess import PREPROCESSINGS, Preprocessing
 from p3d_jax.weights.merge import WeightsError
@@ -136,12 +137,13 @@ def new_folder(out: Path) -> epath.Path:
   Raises:
     WeightsError: if something stands there, or nothing can.
   """
-  path = epath.Path(out).expanduser()
+  path = absolute(out)
   if path.exists() or os.path.islink(path):
     raise WeightsError(f"out is {str(out)!r}: it exists; name a new folder")
-  if "://" in str(out):
-    return path  # buckets have no folders, and rights that only writing tells
-  above = path.absolute()
+  if on_store(path):
+    check_bucket(path, "out")
+    return path  # there are no folders, and rights that only writing tells
+  above = path
   while not above.exists():
     above = above.parent
   try:  # the only sure test: rights do not tell all

@@ -10,6 +10,7 @@ stablehlo.py.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ import safetensors.numpy
 from etils import epath
 
 from p3d_jax.checkpoint import model, tree
+from p3d_jax.files import absolute, check_bucket, on_store, open_aside
 from p3d_jax.models import schedule, zoo
 from p3d_jax.models.p3d import P3D
 from p3d_jax.preprocess import PREPROCESSINGS
@@ -99,7 +101,7 @@ def export(
 
 def _check_out(out: epath.PathLike, to: str) -> list[epath.Path]:
   """Returns the paths to write, of which none exists."""
-  path, row = epath.Path(out).expanduser(), FORMATS[to]
+  path, row = absolute(out), FORMATS[to]
   if row.endings and not path.name.endswith(row.endings):
     raise WeightsError(
       f"out is {out}: a file of {to} must be called *{', *'.join(row.endings)}"
@@ -108,7 +110,9 @@ def _check_out(out: epath.PathLike, to: str) -> list[epath.Path]:
   for file in files:
     if file.exists():
       raise WeightsError(f"out is {file}, which exists: name a new file")
-  if not path.parent.is_dir():
+  if on_store(path):
+    check_bucket(path, "out")
+  elif not path.parent.is_dir():
     raise WeightsError(f"out is {out}: there is no folder {path.parent}")
   return files
 
@@ -124,20 +128,30 @@ def _check_batches(value: str | int) -> None:
 
 def _write(writers: Mapping[epath.Path, Writer]) -> None:
   """Writes files so that all are there, each whole, or none is."""
-  asides = {path: path.parent / f".{path.name}.part" for path in writers}
+  # Nothing is renamed on a store: a file there is only seen when it is whole.
+  asides = {
+    path: path if on_store(path) else path.parent / f".{path.name}.part"
+    for path in writers
+  }
   begun: list[epath.Path] = []
   try:
     for path, write in writers.items():
       begun.append(asides[path])
-      with asides[path].open("wb") as file:
+      with _opened(asides[path]) as file:
         write(file)
     for path, aside in asides.items():
-      aside.replace(path)
+      if aside != path:
+        aside.replace(path)
       begun.append(path)
   except BaseException:
     for path in begun:
       path.unlink(missing_ok=True)
     raise
+
+
+def _opened(path: epath.Path) -> contextlib.AbstractContextManager[IO[bytes]]:
+  """Opens a file; of a store, one that is not there if its writing fails."""
+  return open_aside(path) if on_store(path) else path.open("wb")
 
 
 def state_dict(

@@ -152,6 +152,39 @@ def test_cpu_folds():
   assert str(jaxpr).count("conv_general_dilated[") == 3
 
 
+def convolutions(form=None):
+  """How many convolutions of XLA a traced 3x3x3 one is."""
+  x, kernel = draw("full", SIZES[0])
+  # A function of its own: jax keeps what it has traced.
+  jaxpr = jax.make_jaxpr(lambda x, k: convs.conv(x, k, form=form))(x, kernel)
+  return str(jaxpr).count("conv_general_dilated[")
+
+
+def test_a_form_is_forced_for_another_platform():
+  """A TPU's program is compiled on a CPU: one convolution, not three."""
+  assert convs.form_of("cpu") == "folded"
+  assert {convs.form_of(name) for name in ("tpu", "gpu")} == {"direct"}
+  with convs.forced("direct"):
+    assert convs.default_form() == "direct"
+    assert convolutions() == 1
+    assert convolutions("folded") == 3  # what is named wins
+    with convs.forced("folded"):
+      assert convolutions() == 3
+    assert convolutions() == 1
+  assert convolutions() == 3
+
+
+def test_a_forced_form_ends_with_an_error():
+  with pytest.raises(KeyError), convs.forced("direct"):
+    raise KeyError
+  assert convs.default_form() == "folded"
+  with (
+    pytest.raises(ValueError, match="form is 'fast'.*'direct' or 'folded'"),
+    convs.forced("fast"),
+  ):
+    pass
+
+
 @pytest.mark.parametrize(
   ("conv", "taps"),
   [

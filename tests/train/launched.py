@@ -12,7 +12,7 @@ from tests import small
 
 # A rate at which the rounding of a step does not grow; no evaluation within.
 SECTIONS: dict[str, Any] = {
-  "optim": {"learning_rate": 0.001},
+  "optim": {"learning_rate": 0.0002},
   "eval": {"every": 0, "clips": 1, "batch": 8},
   "checkpoint": {"every": 100},
   "log": {"every": 1, "tensorboard": False},
@@ -36,6 +36,8 @@ def started(
   """Starts the processes, which have so many devices together."""
   share = Share(processes, devices // processes)
   base = small.environment(1)
+  # Each process compiles; it runs a few steps.
+  base["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
   words = ["-m", "tests.train.run_processes", workdir, json.dumps(fields)]
   return [
     subprocess.Popen(

@@ -3,8 +3,8 @@
     python -m tests.train.run_processes WORKDIR SECTIONS [--stop STEP] [--out F]
 
 The processes find each other as `p3d launch local` tells them. `--stop` has
-process 0 be preempted after a step. `--out` evaluates at the end. Each writes the
-sha256 of every step's global batch to WORKDIR/batches-PROCESS.json.
+process 0 be preempted after a step. `--out` evaluates at the end. Each writes
+the sha256 of every step's global batch to WORKDIR/batches-PROCESS.json.
 """
 
 import argparse

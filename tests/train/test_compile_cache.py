@@ -15,8 +15,9 @@ PROGRAM = """
 import collections, sys
 import jax, jax.numpy as jnp
 from p3d_jax.train.compile_cache import compile_cache
-jnp.zeros(3) + 1  # something is compiled before
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+compile_cache(sys.argv[2])  # another folder, which is in use
+jax.jit(lambda x: x * 3)(2.0)
 counts = collections.Counter()
 jax.monitoring.register_event_listener(
   lambda name, **_: counts.update([name.rpartition("/")[2]])
@@ -32,7 +33,7 @@ def compiled(folder: object) -> tuple[int, int]:
   left_out = "JAX_COMPILATION_CACHE_DIR"
   env = small.environment() | bucket.running().environment
   done = subprocess.run(
-    [sys.executable, "-c", PROGRAM, str(folder)],
+    [sys.executable, "-c", PROGRAM, str(folder), str(small.folder())],
     capture_output=True,
     text=True,
     env={name: value for name, value in env.items() if name != left_out},

@@ -16,17 +16,18 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from p3d_jax.train.hub import Member, standing
+from p3d_jax.train.json_lines import Line, Message
+from p3d_jax.train.roll_hub import Member, standing
 from tests import small
 
 # What `p3d` does around a verb. `work` is one of the tests' few lines.
 MEMBER = """
 import os, sys, time
-from p3d_jax.train import hub
-hub.TICK = 0.1  # the tests wait for a tenth of the time
+from p3d_jax.train import roll_hub
+roll_hub.TICK = 0.1  # the tests wait for a tenth of the time
 from p3d_jax.train import ends, hosts, stop
 stop.LAST_WORDS = 2.0
-from p3d_jax.train.gather import gather
+from p3d_jax.train.roll_call import gather
 port, process, wait, names, work = sys.argv[1:]
 process, names = int(process), names.split(",")
 try:
@@ -126,6 +127,22 @@ def test_who_does_not_come_is_named_by_all_who_came(run: Run) -> None:
   assert time.monotonic() - began < 15
 
 
+def test_process_0_says_whom_it_waits_for(run: Run) -> None:
+  text = (
+    "from p3d_jax.train import roll_hub\nroll_hub.NOTICE = 0.2\n"
+    "from p3d_jax.train.roll_call import gather\n"
+    f"gather('localhost', {run.port}, 0, ['', 'b', ''], 1.5)\n"
+  )
+  process = subprocess.run(
+    [sys.executable, "-c", text],
+    stderr=subprocess.PIPE,
+    text=True,
+    env=small.environment(),
+  )
+  first = process.stderr.splitlines()[0]
+  assert first == "p3d: waiting for process 1 (b), process 2"
+
+
 def test_one_that_came_and_died_did_not_come(run: Run) -> None:
   run.names, run.wait = "a,b,c", 3
   first, second = run.start(0), run.start(1)
@@ -218,6 +235,33 @@ def test_strangers(run: Run) -> None:
     assert process.returncode == 0
 
 
+def test_a_line_without_an_end_is_no_friend() -> None:
+  one, other = socket.socketpair()
+  with one, other:
+    line = Line(one)
+    threading.Thread(target=said, args=(other, b"x" * 100_000)).start()
+    heard: list[Message] | None = []
+    for _ in range(1000):
+      heard = line.read()
+      if heard is None:
+        break
+      time.sleep(0.01)
+    assert heard is None
+
+
+def test_a_line_keeps_what_is_cut() -> None:
+  one, other = socket.socketpair()
+  with one, other:
+    line = Line(one)
+    other.sendall(b'{"a": 1}\n{"b"')
+    assert line.read() == [{"a": 1}]
+    assert line.read() == []
+    other.sendall(b": 2}\n")
+    assert line.read() == [{"b": 2}]
+    other.close()
+    assert line.read() is None
+
+
 def connected(port: int) -> socket.socket:
   until = time.monotonic() + 10
   while True:
@@ -263,6 +307,20 @@ def test_one_is_stopped(run: Run, victim: int) -> None:
   os.kill(members[victim].pid, signal.SIGCONT)
   assert lines(members[victim]) == [line]
   assert members[victim].returncode == 76
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_is_stopped_for_less(run: Run, victim: int) -> None:
+  run.names = "a,b"
+  work = "roll.watch(None, lost=3)\ntime.sleep(4)"
+  members = run.begin(work, work)
+  time.sleep(0.5)
+  os.kill(members[victim].pid, signal.SIGSTOP)
+  time.sleep(2)
+  os.kill(members[victim].pid, signal.SIGCONT)
+  for process in members:
+    assert ended(process) == ""
+    assert process.returncode == 0
 
 
 def test_one_stops_with_an_error(run: Run) -> None:
@@ -382,7 +440,8 @@ def test_a_host_that_is_stopped_is_named_by_a_stall(run: Run) -> None:
 def test_alone(tmp_path: pathlib.Path) -> None:
   work = stalls(tmp_path)
   text = (
-    "import time, sys\nfrom p3d_jax.train import hub\nhub.TICK = 0.1\n"
+    "import time, sys\n"
+    "from p3d_jax.train import roll_hub\nroll_hub.TICK = 0.1\n"
     "from p3d_jax.train import hosts\nprocess = 0\n"
     "with hosts.join(hosts.Meeting()) as roll:\n"
     "  with roll.watch(0.5):\n    pass\n"
@@ -403,6 +462,27 @@ def test_alone(tmp_path: pathlib.Path) -> None:
     "p3d: no step for 1 s: it stands at 'step 42'"
   )
   assert "in reads_for_ever" in (tmp_path / "stall-host000.txt").read_text()
+
+
+def test_an_abort_in_c_waits_for_the_line() -> None:
+  text = """
+import ctypes, threading, time
+from p3d_jax.train import stop
+stop.hold_aborts()
+def later():
+  time.sleep(0.5)
+  stop.stop("process 0 died")
+threading.Thread(target=later).start()
+ctypes.CDLL(None).abort()
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", text],
+    stderr=subprocess.PIPE,
+    text=True,
+    env=small.environment(),
+  )
+  assert done.stderr == "p3d: process 0 died\n"
+  assert done.returncode == 76
 
 
 def test_nobody_reads_what_it_says(run: Run) -> None:

@@ -380,7 +380,7 @@ def test_long_names_stay_inside_and_nothing_is_said(
     ({"frames": 0}, "frames=0: must be >= 1"),
     ({"seed": -1}, "seed=-1: must be >= 0"),
     ({"out": "sheet.jpg"}, "out='sheet.jpg': must end in .png"),
-    ({"out": "/nowhere/sheet.png"}, "its folder is not there"),
+    ({"out": "/nowhere/sheet.png"}, "there is no such folder"),
     ({"timeout": 0}, "timeout=0: must be > 0"),
   ],
   ids=["count", "frames", "seed", "suffix", "folder", "timeout"],

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,41 @@ def test_without_evaluations_two_panels_are_drawn(
   assert rate.get_ylabel() == "learning rate"
   # One line of the file is a dot.
   assert loss.lines[0].get_marker() == "o"
+
+
+def test_the_speed_of_a_run(tmp_path: pathlib.Path) -> None:
+  """The first line, of the compiled step alone, has no step time."""
+  speeds = [{"clips_per_second": 10.0, "data_wait": 0.5}]
+  for k, clips in enumerate((800.0, 1000.0, 900.0, 950.0)):
+    found = {f"step_seconds_p{p}": p / 100 + k for p in (50, 90, 99)}
+    found |= {"clips_per_second": clips, "clips_per_second_chip": clips / 8}
+    found |= {"data_wait": 0.1 * k, "peak_share": 40.0 + k}
+    speeds.append(found | {"device_memory_bytes": 2**30 * (3 + k)})
+  rows = [
+    {"step": 5 * k, "kind": "train", "loss": 1.0, **found}
+    for k, found in enumerate(speeds, 1)
+  ]
+  (tmp_path / "run").mkdir()
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  (tmp_path / "run" / "metrics.jsonl").write_text(text)
+  _, panel = curves_figure([tmp_path / "run"]).axes
+  assert panel.get_ylabel() == "seconds a step"
+  (line,) = drawn(panel)
+  assert line.tolist() == [[10, 15, 20, 25], [0.5, 1.5, 2.5, 3.5]]
+  (shade,) = panel.collections
+  corners = shade.get_paths()[0].vertices
+  assert {tuple(corner) for corner in corners.round(2)} >= {
+    (10, 0.5), (10, 0.99), (25, 3.5), (25, 3.99),
+  }  # fmt: skip
+  # Medians of 10, 800, 1000, 900, 950 and of 100 to 125; the mean of 0.5, 0,
+  # 0.1, 0.2, 0.3; the highest of 3 to 6 GiB.
+  assert panel.get_title(loc="left") == (
+    "900 clips/s, 115.6 a chip, 22% waiting, 42% of the peak, 6.0 GiB"
+  )
+  # Of several runs there is no one speed.
+  shutil.copytree(tmp_path / "run", tmp_path / "again")
+  panel = curves_figure([tmp_path / "run", tmp_path / "again"]).axes[1]
+  assert panel.get_title(loc="left") == ""
 
 
 def test_names_are_as_short_as_tells_runs_apart(

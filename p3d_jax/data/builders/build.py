@@ -90,6 +90,7 @@ def build_dataset(
   root = epath.Path(source).expanduser()
   if not root.is_dir():
     raise ValueError(f"source={os.fspath(source)!r}: must be a folder")
+  store.check_place(out)
   sets = epath.Path(out).expanduser()
   if sets.exists() and not sets.is_dir():
     raise ValueError(f"out={os.fspath(out)!r}: must be a folder, not a file")

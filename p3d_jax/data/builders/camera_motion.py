@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from p3d_jax.data import camera, decode
+from p3d_jax.data import camera, decode, store
 from p3d_jax.data.builders.layout import SUFFIXES
 from p3d_jax.data.decode import VideoError
 from p3d_jax.data.encode import encode
@@ -179,6 +179,7 @@ def build_camera_motion(
       raise ValueError(f"{name}={value}: must be >= {least}")
   if size % 2:
     raise ValueError(f"size={size}: must be even")
+  store.check_place(out)
   if source is None:
     root, files = _installed_footage()
   else:

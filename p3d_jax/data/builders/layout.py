@@ -15,6 +15,8 @@ from typing import Any
 
 from etils import epath
 
+from p3d_jax.files import names_below
+
 # Files with these suffixes are videos; others beside them are not looked at.
 # `decode.CONTAINERS` has what they hold.
 SUFFIXES = frozenset(
@@ -241,13 +243,9 @@ def _scan(
 
 def _walk(source: epath.Path) -> Iterator[str]:
   """Yields the files of a folder in a store, which has no links."""
-  for folder, _, names in source.walk():
-    below = folder.relative_to(source)
-    if any(part.startswith(".") for part in below.parts):
-      continue
-    for name in names:
-      if not name.startswith("."):
-        yield (below / name).as_posix()
+  for name in names_below(source):
+    if not any(part.startswith(".") for part in name.split("/")):
+      yield name
 
 
 def match(

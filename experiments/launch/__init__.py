@@ -1,0 +1,1 @@
+"""Starts a run where the chips are: each file prints or runs its commands."""

@@ -1,0 +1,168 @@
+"""What all launchers share: their arguments, and lists of command lines.
+
+A launcher makes its commands from its arguments and does nothing else with
+them than to print them (`--dry-run`) or to run one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+# Of instances, TPUs and buckets on Google Cloud (RFC 1035), at most so long:
+# https://cloud.google.com/compute/docs/naming-resources
+GOOGLE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+ZONE = re.compile(r"[a-z]+-[a-z]+\d+-[a-z]")
+
+Command = list[str]
+
+
+class CommandError(RuntimeError):
+  """A command ended badly, so that those after it were not run.
+
+  Attributes:
+    command: it.
+    status: its exit status.
+  """
+
+  def __init__(self, command: Command, status: int, more: str = "") -> None:
+    """Says which; and more, if there is."""
+    told = f"status {status} of: {shlex.join(command)}"
+    super().__init__(f"{told}; {more}" if more else told)
+    self.command = command
+    self.status = status
+
+
+class Parser(argparse.ArgumentParser):
+  """Has the arguments of every launcher, and tells a mistake in one line."""
+
+  def __init__(self, prog: str, doc: str | None) -> None:
+    super().__init__(
+      prog=prog, description=(doc or "").split("\n")[0], allow_abbrev=False
+    )
+    self.add_argument("--config", required=True, help="a Python config file")
+    self.add_argument(
+      "--dry-run", action="store_true", help="print the commands, run none"
+    )
+    self.add_argument(
+      "flags",
+      nargs="*",
+      metavar="-- --config.FIELD=VALUE",
+      help="fields of the config",
+    )
+
+  def error(self, message: str) -> NoReturn:
+    """Ends the process with status 2."""
+    self.exit(2, f"{self.prog}: {message}\n")
+
+
+def check(args: argparse.Namespace) -> None:
+  """Refuses what no launcher can run.
+
+  Raises:
+    ValueError: the config is not there, or a flag is none of the config.
+  """
+  if not pathlib.Path(config_file(args)).is_file():
+    raise ValueError(f"--config is {args.config!r}: there is no such file")
+  for flag in args.flags:
+    if not flag.startswith("--config."):
+      raise ValueError(f"{flag!r} is no field: write --config.FIELD=VALUE")
+
+
+def check_google(args: argparse.Namespace, longest: int = 63) -> None:
+  """Refuses names that Google Cloud would refuse after minutes.
+
+  Raises:
+    ValueError: the name of the run, the zone or the bucket cannot be one.
+  """
+  if not GOOGLE_NAME.fullmatch(args.name) or len(args.name) > longest:
+    raise ValueError(
+      f"--name is {args.name!r}: Google Cloud takes at most {longest} small "
+      "letters, digits and hyphens, a letter first and no hyphen last"
+    )
+  if not ZONE.fullmatch(args.zone):
+    raise ValueError(f"--zone is {args.zone!r}: it must be like us-west4-a")
+  if not re.fullmatch(r"gs://[^/\s]+", args.bucket):
+    raise ValueError(f"--bucket is {args.bucket!r}: it must be like gs://name")
+
+
+def config_file(args: argparse.Namespace) -> str:
+  """The path of the config; what follows a colon is given to it."""
+  path: str = args.config.partition(":")[0]
+  return path
+
+
+def train(args: argparse.Namespace, config: str, workdir: str) -> Command:
+  """Returns the words of `p3d train`.
+
+  Args:
+    args: of the launcher; a colon and what follows in its config stays.
+    config: where the config file is on the machine that trains.
+    workdir: of the run.
+  """
+  _, colon, argument = args.config.partition(":")
+  words = [f"--config={config}{colon}{argument}", f"--workdir={workdir}"]
+  return ["p3d", "train", *words, *args.flags]
+
+
+def run(commands: Sequence[Command]) -> None:
+  """Runs commands in their order, and shows each before.
+
+  Raises:
+    CommandError: one ended badly; those after it were not run.
+  """
+  for command in commands:
+    print(f"+ {shlex.join(command)}", flush=True)
+    try:
+      status = subprocess.run(command).returncode
+    except OSError as error:
+      raise ValueError(f"{command[0]}: {error.strerror}") from error
+    if status == -signal.SIGINT:
+      raise KeyboardInterrupt
+    if status:
+      # A death by a signal as a shell has it.
+      raise CommandError(command, status if status > 0 else 128 - status)
+
+
+def main(
+  prog: str, work: Callable[[], None], show: Callable[[], str], dry: bool
+) -> int:
+  """Shows or does the work of a launcher; tells a mistake in one line.
+
+  Args:
+    prog: name of the launcher.
+    work: runs the commands.
+    show: returns what `--dry-run` prints; it checks the arguments first.
+    dry: whether only that is wanted.
+
+  Returns:
+    The exit status.
+  """
+  try:
+    shown = show()
+    if dry:
+      print(shown)
+    else:
+      work()
+  except ValueError as error:
+    print(f"{prog}: {error}", file=sys.stderr)
+    return 2
+  except CommandError as error:
+    print(f"{prog}: {error}", file=sys.stderr)
+    return error.status
+  except KeyboardInterrupt:
+    print(f"{prog}: interrupted; what was started goes on", file=sys.stderr)
+    return 130
+  return 0
+
+
+def lines(commands: Sequence[Command]) -> str:
+  """Returns commands as a shell takes them, one a line."""
+  return "\n".join(shlex.join(command) for command in commands)

@@ -1,0 +1,257 @@
+r"""A run on a TPU pod of virtual machines: asked for, used and given back.
+
+    python -m experiments.launch.tpu_pod --name my-run --type v5litepod-256 \
+      --zone us-west4-a --project my-project --bucket gs://my-bucket \
+      --config experiments/configs/sports1m_p3d199.py --spot --dry-run \
+      -- --config.data.dir=gs://my-bucket/sets/sports1m \
+      --config.data.cache=/tmp/sets --config.eval.batch=128 \
+      --config.mesh.space=2 --config.mesh.gather=res5
+
+Run it at the root of this repository. It builds the package, waits for the pod
+as long as the queue takes, installs on all workers, starts `p3d train` on all
+and follows the first one's log; the workdir is BUCKET/runs/NAME. On a worker a
+shell starts the run again: always after status 75 (preempted), `--restarts`
+times after 76 (a host was lost) or a death by a signal. A pod that is taken
+away is asked for anew, `--renew` times. After the last step it is deleted; it
+stays, for you to look at, after any other end, and costs money.
+
+The run does not hang on this process: stop it, or lose the connection, and the
+same line with `--follow` goes on where it was.
+
+The flags are those of
+https://cloud.google.com/sdk/gcloud/reference/compute/tpus/queued-resources/create,
+.../queued-resources/describe, .../queued-resources/delete,
+.../tpus/tpu-vm/ssh and .../tpus/tpu-vm/scp; the states those of
+https://cloud.google.com/tpu/docs/queued-resources; the runtime versions are of
+https://cloud.google.com/tpu/docs/runtimes (in 2026, for PyTorch and JAX). The
+same pages say that this API gets no new kinds of TPU (TPU7x and later: gke.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from experiments.launch import commands as shared
+from experiments.launch.commands import Command, CommandError
+from p3d_jax.version import __version__
+
+# Kind -> software of its machines. The number in a type counts chips of v5e
+# and v6e, and TensorCores, two a chip, of the others.
+RUNTIMES = {
+  "v2": "tpu-ubuntu2204-base",
+  "v3": "tpu-ubuntu2204-base",
+  "v4": "tpu-ubuntu2204-base",
+  "v5litepod": "v2-alpha-tpuv5-lite",  # v5e
+  "v5p": "v2-alpha-tpuv5",
+  "v6e": "v2-alpha-tpuv6e",
+}
+WHEEL = f"p3d_jax-{__version__}-py3-none-any.whl"
+# States of a request whose machines were taken away.
+GONE = ("SUSPENDING", "SUSPENDED")
+
+# On a worker. Its own Python is 3.10, older than this package allows.
+INSTALL = (
+  "python3 -m pip install --user --quiet uv"
+  " && ~/.local/bin/uv venv --quiet --clear --python 3.12 ~/p3d"
+  " && ~/.local/bin/uv pip install --quiet --python ~/p3d/bin/python"
+  f" './{WHEEL}[tpu]' 'etils[epath-gcs]'"
+)
+# Waits while the request is in the queue, and says when its state changes.
+WAIT = (
+  "before=; while true; do state=$({describe}) || exit 1;"
+  ' if [ "$state" != "$before" ]; then echo "$state"; before=$state; fi;'
+  " case $state in ACTIVE) exit 0 ;; FAILED|SUSPEND*|DELETING) exit 1 ;; esac;"
+  " sleep 30; done"
+)
+# The statuses are those of p3d_jax/train/ends.py; above 128 they are deaths by
+# a signal, 130 is an interrupt. What made a machine preempt the run may be
+# still there a moment later.
+AGAIN = (
+  "left={restarts}; while true; do {command}; status=$?; case $status in"
+  " 75) ;; 0|1|2|130) break ;;"
+  " *) if [ $status -ne 76 ] && [ $status -le 128 ] || [ $left -le 0 ];"
+  " then break; fi; left=$((left - 1)) ;; esac;"
+  ' echo "ended with status $status: starting again ($left left to count)";'
+  " sleep {pause}; done; echo $status > p3d.status"
+)
+START = (
+  "rm -f p3d.status; nohup setsid bash -c {again} > p3d.log 2>&1 < /dev/null &"
+  " echo $! > p3d.pid"
+)
+FOLLOW = (
+  "tail -n +1 -f --pid=$(cat p3d.pid) p3d.log;"
+  " exit $(cat p3d.status || echo 76)"
+)
+
+
+def parser() -> shared.Parser:
+  """Makes the parser."""
+  made = shared.Parser("tpu_pod", __doc__)
+  made.add_argument("--name", required=True, help="of the run")
+  made.add_argument(
+    "--type",
+    required=True,
+    help=f"{', '.join(f'{kind}-N' for kind in RUNTIMES)} (v5litepod is v5e)",
+  )
+  made.add_argument("--zone", required=True, help="as us-west4-a")
+  made.add_argument("--project", required=True)
+  made.add_argument("--bucket", required=True, help="as gs://my-bucket")
+  made.add_argument(
+    "--spot", action="store_true", help="cheaper, and taken away at any time"
+  )
+  made.add_argument("--runtime", help="default: that of the type")
+  made.add_argument(
+    "--restarts", type=int, default=5, help="of the run (default: 5)"
+  )
+  made.add_argument(
+    "--renew",
+    type=int,
+    default=10,
+    help="times that a pod taken away is asked for anew (default: 10)",
+  )
+  made.add_argument(
+    "--follow", action="store_true", help="a run that was started before"
+  )
+  return made
+
+
+def check(args: argparse.Namespace) -> None:
+  """Raises a ValueError for what Google Cloud would refuse."""
+  shared.check(args)
+  shared.check_google(args)
+  kind = re.fullmatch(r"([a-z0-9]+)-[1-9]\d*", args.type)
+  if kind is None or kind[1] not in RUNTIMES:
+    raise ValueError(
+      f"--type is {args.type!r}: it must be one of "
+      f"{', '.join(f'{kind}-N' for kind in RUNTIMES)}"
+    )
+  for name in ("restarts", "renew"):
+    if getattr(args, name) < 0:
+      raise ValueError(f"--{name} is {getattr(args, name)}: it must be >= 0")
+
+
+def commands(args: argparse.Namespace) -> list[Command]:
+  """Returns the commands from the request for the pod to its end."""
+  start = [_build(), *_ask(args), *_start(args)]
+  return [*([] if args.follow else start), _follow(args), _delete(args)]
+
+
+def _build() -> Command:
+  words = ["python3", "-m", "pip", "wheel", "--quiet", "--no-deps"]
+  return [*words, "--wheel-dir", "dist", "."]
+
+
+def _ask(args: argparse.Namespace) -> list[Command]:
+  kind = args.type.partition("-")[0]
+  create = [
+    *_queued(args, "create"),
+    f"--node-id={args.name}",
+    f"--accelerator-type={args.type}",
+    f"--runtime-version={args.runtime or RUNTIMES[kind]}",
+    *(["--spot"] if args.spot else []),
+  ]
+  describe = shlex.join(_describe(args))
+  return [create, ["bash", "-c", WAIT.format(describe=describe)]]
+
+
+def _start(args: argparse.Namespace) -> list[Command]:
+  config = shared.config_file(args)
+  words = shared.train(
+    args, os.path.basename(config), f"{args.bucket}/runs/{args.name}"
+  )
+  again = AGAIN.format(
+    restarts=args.restarts,
+    # The shell of a worker is to find its own home.
+    command=f"~/p3d/bin/{shlex.join(words)}",
+    pause=10,
+  )
+  return [
+    [
+      *("gcloud", "compute", "tpus", "tpu-vm", "scp"),
+      *(f"dist/{WHEEL}", config, f"{args.name}:"),
+      *_place(args),
+      "--worker=all",
+    ],
+    _ssh(args, "all", INSTALL),
+    _ssh(args, "all", START.format(again=shlex.quote(again))),
+  ]
+
+
+def _follow(args: argparse.Namespace) -> Command:
+  # A lost worker ends all, the first one too: its status is that of the run.
+  return _ssh(args, "0", FOLLOW)
+
+
+def _delete(args: argparse.Namespace) -> Command:
+  return [*_queued(args, "delete"), "--force", "--quiet"]
+
+
+def _describe(args: argparse.Namespace) -> Command:
+  return [*_queued(args, "describe"), "--format=value(state.state)"]
+
+
+def _queued(args: argparse.Namespace, verb: str) -> Command:
+  words = ["gcloud", "compute", "tpus", "queued-resources", verb, args.name]
+  return [*words, *_place(args)]
+
+
+def _ssh(args: argparse.Namespace, worker: str, text: str) -> Command:
+  words = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", args.name]
+  return [*words, *_place(args), f"--worker={worker}", f"--command={text}"]
+
+
+def _place(args: argparse.Namespace) -> list[str]:
+  return [f"--project={args.project}", f"--zone={args.zone}"]
+
+
+def work(args: argparse.Namespace) -> None:
+  """Runs the commands, from the first again if the pod was taken away."""
+  renewed = 0
+  while True:
+    try:
+      shared.run(commands(args))
+      return
+    except CommandError as error:
+      state = _state(args)
+      if state and state not in GONE:
+        told = _stays(args, state)
+        raise CommandError(error.command, error.status, told) from error
+      if not state or renewed == args.renew:
+        raise
+      renewed += 1
+      told = f"the pod is gone; asking anew ({renewed} of {args.renew})"
+      print(f"tpu_pod: {told}", file=sys.stderr, flush=True)
+    shared.run([_delete(args)])
+    args.follow = False
+
+
+def _state(args: argparse.Namespace) -> str:
+  """The state of the request; "": there is none, or nobody says."""
+  done = subprocess.run(_describe(args), stdout=subprocess.PIPE, text=True)
+  return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _stays(args: argparse.Namespace, state: str) -> str:
+  delete = shlex.join(_delete(args))
+  return f"the pod is {state}, and costs money while ACTIVE, until: {delete}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Returns the exit status."""
+  args = parser().parse_args(argv)
+
+  def show() -> str:
+    check(args)
+    return shared.lines(commands(args))
+
+  return shared.main("tpu_pod", lambda: work(args), show, args.dry_run)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

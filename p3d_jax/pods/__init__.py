@@ -1,0 +1,1 @@
+"""Runs on many chips: planned without them, and started on them."""

@@ -1,0 +1,667 @@
+"""The launchers of experiments/launch/: what they print, and what they run."""
+
+import importlib
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+from types import ModuleType
+
+import pytest
+
+from experiments.launch import gke, gpus, slurm, tpu_pod
+from p3d_jax import cli
+from p3d_jax.train import config_check, config_file
+from p3d_jax.version import __version__
+from tests import small
+
+DEMO = "experiments/configs/demo.py"
+FLAG = "--config.data.dir=gs://b/my sets"
+WHEEL = f"p3d_jax-{__version__}-py3-none-any.whl"
+PLACE = "--project=p --zone=us-west4-a"
+WORDS = {
+  tpu_pod: "--name my-run --type v5litepod-16 --zone us-west4-a --project p "
+  f"--bucket gs://b --config {DEMO}",
+  gke: "--name my-run --type v5litepod-16 --cluster c --zone us-west4-a "
+  f"--project p --bucket gs://b --base-image python:3.12 --config {DEMO}",
+  slurm: "--name my-run --nodes 2 --gpus 4 --time 1-12 --workdir /runs/my-run "
+  f"--config {DEMO}",
+  gpus: f"--workdir runs/1 --config {DEMO}",
+}
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.chdir(small.ROOT)
+
+
+def arguments(module: ModuleType, *more: str):
+  """The arguments of a launcher."""
+  return module.parser().parse_args([*WORDS[module].split(), *more])
+
+
+def tool(folder: pathlib.Path, name: str, text: str) -> None:
+  """Makes a program of a line of shell; it first notes how it was called."""
+  folder.mkdir(exist_ok=True)
+  path = folder / name
+  # A line a call; its words end with a byte that none of them has.
+  note = f"printf '%s\\001' {name} \"$@\"; echo"
+  path.write_text(
+    f"#!/bin/bash\n{{ {note}; }} >> {folder.parent}/calls\n{text}\n"
+  )
+  path.chmod(0o755)
+
+
+def calls(folder: pathlib.Path) -> list[list[str]]:
+  """The command lines that the tools in `folder/bin` were called with."""
+  path = folder / "calls"
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [line.removesuffix("\x01").split("\x01") for line in lines]
+
+
+def shell(
+  text: str, folder: pathlib.Path, **environ: str
+) -> subprocess.CompletedProcess[str]:
+  """Runs bash with the tools of `folder/bin`, at home in `folder`."""
+  path = f"{folder / 'bin'}:{os.environ['PATH']}"
+  return subprocess.run(
+    ["bash", "-c", text],
+    cwd=folder,
+    env={"PATH": path, "HOME": str(folder), **environ},
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+
+
+def refused(module: ModuleType, words: list[str], capsys) -> str:
+  """Returns the one line of a launcher that refuses its arguments."""
+  try:
+    status = module.main(words)
+  except SystemExit as error:
+    status = int(error.code or 0)
+  assert status == 2
+  out, err = capsys.readouterr()
+  assert out == ""
+  assert err.count("\n") == 1
+  return err
+
+
+# TPU pods.
+
+
+def test_commands_of_a_pod() -> None:
+  args = arguments(tpu_pod, "--spot", "--restarts", "3", "--", FLAG)
+  build, create, wait, copy, install, start, follow, delete = tpu_pod.commands(
+    args
+  )
+  assert build == (
+    [
+      "python3",
+      "-m",
+      "pip",
+      "wheel",
+      "--quiet",
+      "--no-deps",
+      "--wheel-dir",
+      "dist",
+      ".",
+    ]
+  )
+  assert (
+    create
+    == (
+      f"gcloud compute tpus queued-resources create my-run {PLACE} "
+      "--node-id=my-run --accelerator-type=v5litepod-16 "
+      "--runtime-version=v2-alpha-tpuv5-lite --spot"
+    ).split()
+  )
+  assert wait[:2] == ["bash", "-c"]
+  assert (
+    copy
+    == (
+      f"gcloud compute tpus tpu-vm scp dist/{WHEEL} {DEMO} my-run: {PLACE} "
+      "--worker=all"
+    ).split()
+  )
+  ssh = f"gcloud compute tpus tpu-vm ssh my-run {PLACE}".split()
+  assert install == [
+    *ssh,
+    "--worker=all",
+    "--command=python3 -m pip install --user --quiet uv && "
+    "~/.local/bin/uv venv --quiet --clear --python 3.12 ~/p3d && "
+    "~/.local/bin/uv pip install --quiet --python ~/p3d/bin/python "
+    f"'./{WHEEL}[tpu]' 'etils[epath-gcs]'",
+  ]
+  assert start[:-1] == [*ssh, "--worker=all"]
+  train = "~/p3d/bin/p3d train --config=demo.py --workdir=gs://b/runs/my-run "
+  # Quoted for the worker's shell, and in it for the one that starts again.
+  assert train + shlex.quote(FLAG) in shlex.split(start[-1])[7]
+  assert follow[:-1] == [*ssh, "--worker=0"]
+  assert (
+    delete
+    == (
+      f"gcloud compute tpus queued-resources delete my-run {PLACE} --force "
+      "--quiet"
+    ).split()
+  )
+  # A run that was started before is only followed.
+  args.follow = True
+  assert tpu_pod.commands(args) == [follow, delete]
+
+
+@pytest.mark.parametrize(
+  ("kind", "runtime"),
+  [
+    ("v4-8", "tpu-ubuntu2204-base"),
+    ("v5litepod-1", "v2-alpha-tpuv5-lite"),
+    ("v5p-8", "v2-alpha-tpuv5"),
+    ("v6e-256", "v2-alpha-tpuv6e"),
+  ],
+)
+def test_the_software_of_a_type(kind: str, runtime: str) -> None:
+  """The table of https://cloud.google.com/tpu/docs/runtimes."""
+  args = arguments(tpu_pod, "--type", kind)
+  tpu_pod.check(args)
+  create = tpu_pod.commands(args)[1]
+  assert f"--runtime-version={runtime}" in create
+  assert "--spot" not in create
+  args = arguments(tpu_pod, "--type", kind, "--runtime", "new")
+  assert "--runtime-version=new" in tpu_pod.commands(args)[1]
+
+
+def on_a_worker(
+  folder: pathlib.Path, statuses: list[int], *more: str
+) -> subprocess.CompletedProcess[str]:
+  """Runs what a worker is to start, and then what follows it, in a shell."""
+  next_status = 'echo "out of p3d"; read -r s < ~/next; sed -i 1d ~/next'
+  tool(folder / "bin", "sleep", "")
+  tool(folder / "p3d", "p3d", f"{next_status}; exit $s")
+  (folder / "p3d" / "bin").mkdir()
+  (folder / "p3d" / "p3d").rename(folder / "p3d" / "bin" / "p3d")
+  (folder / "next").write_text("".join(f"{s}\n" for s in statuses))
+  *_, start, follow, _ = tpu_pod.commands(arguments(tpu_pod, *more))
+  assert shell(start[-1].removeprefix("--command="), folder).returncode == 0
+  return shell(follow[-1].removeprefix("--command="), folder)
+
+
+@pytest.mark.parametrize(
+  ("statuses", "restarts", "starts", "status"),
+  [
+    pytest.param([0], 0, 1, 0, id="done"),
+    pytest.param([75, 75, 75, 0], 0, 4, 0, id="preempted"),
+    pytest.param([76, 137, 0], 2, 3, 0, id="lost"),
+    pytest.param([76, 75, 76, 76, 0], 2, 4, 76, id="lost too often"),
+    pytest.param([2], 9, 1, 2, id="mistake"),
+    pytest.param([130], 9, 1, 130, id="interrupted"),
+    pytest.param([127], 9, 1, 127, id="not installed"),
+  ],
+)
+def test_a_worker_starts_again(
+  statuses: list[int],
+  restarts: int,
+  starts: int,
+  status: int,
+  tmp_path: pathlib.Path,
+) -> None:
+  done = on_a_worker(
+    tmp_path, statuses, "--restarts", str(restarts), "--", FLAG
+  )
+  assert done.returncode == status, done.stderr
+  train = ["p3d", "train", "--config=demo.py", "--workdir=gs://b/runs/my-run"]
+  p3d = [words for words in calls(tmp_path) if words[0] == "p3d"]
+  assert p3d == [[*train, FLAG]] * starts
+  lines = done.stdout.splitlines()
+  assert lines.count("out of p3d") == starts
+  assert len(lines) == 2 * starts - 1  # and one for each new start
+
+
+# A gcloud whose states, and words at which it fails, are lines of files.
+GCLOUD = """
+case "$*" in *describe*)
+  head -n 1 states
+  [ $(wc -l < states) -eq 1 ] || sed -i 1d states
+  exit 0
+esac
+if [ -s fails ] && [[ "$*" == *"$(head -n 1 fails)"* ]]; then
+  sed -i 1d fails
+  exit 7
+fi
+"""
+
+
+def pod(folder: pathlib.Path, states: str, fails: str = "") -> None:
+  """Makes the tools of a pod, which do nothing."""
+  tool(folder / "bin", "gcloud", GCLOUD)
+  tool(folder / "bin", "python3", "")
+  tool(folder / "bin", "sleep", "")
+  (folder / "states").write_text("".join(f"{s}\n" for s in states.split()))
+  (folder / "fails").write_text(fails)
+
+
+@pytest.mark.parametrize(
+  ("states", "status", "told"),
+  [
+    ("ACTIVE", 0, "ACTIVE"),
+    (
+      "CREATING WAITING_FOR_RESOURCES WAITING_FOR_RESOURCES PROVISIONING "
+      "ACTIVE",
+      0,
+      "CREATING WAITING_FOR_RESOURCES PROVISIONING ACTIVE",
+    ),
+    ("WAITING_FOR_RESOURCES FAILED", 1, "WAITING_FOR_RESOURCES FAILED"),
+    ("ACCEPTED SUSPENDED", 1, "ACCEPTED SUSPENDED"),
+  ],
+)
+def test_waiting_for_a_pod(
+  states: str, status: int, told: str, tmp_path: pathlib.Path
+) -> None:
+  """The states are those of https://cloud.google.com/tpu/docs/queued-resources."""
+  pod(tmp_path, states)
+  wait = tpu_pod.commands(arguments(tpu_pod))[2]
+  done = shell(shlex.join(wait), tmp_path)
+  assert done.returncode == status
+  assert done.stdout.split() == told.split()
+
+
+def launched(
+  module: ModuleType,
+  folder: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  *more: str,
+) -> int:
+  """Runs a launcher with the tools of `folder/bin`, in that folder."""
+  config = folder / DEMO
+  config.parent.mkdir(parents=True)
+  config.write_text("")
+  monkeypatch.chdir(folder)
+  monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+  return module.main([*WORDS[module].split(), *more])
+
+
+def test_a_pod_s_commands_are_run_in_order(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+  pod(tmp_path, "PROVISIONING ACTIVE")
+  expected = tpu_pod.commands(arguments(tpu_pod, "--", FLAG))
+  assert launched(tpu_pod, tmp_path, monkeypatch, "--", FLAG) == 0
+  ran = [words for words in calls(tmp_path) if "describe" not in words]
+  assert ran == [*expected[:2], ["sleep", "30"], *expected[3:]]
+  shown = [x[2:] for x in capfd.readouterr().out.splitlines() if x[:2] == "+ "]
+  assert [shlex.split(line) for line in shown] == expected
+
+
+def test_a_pod_that_cannot_be_used_stops_there(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+  pod(tmp_path, "ACTIVE", fails="tpu-vm scp\n")
+  *_, copy, _, _, _, delete = tpu_pod.commands(arguments(tpu_pod))
+  assert launched(tpu_pod, tmp_path, monkeypatch) == 7
+  *_, last, state = calls(tmp_path)
+  assert last == copy
+  assert "describe" in state
+  assert capfd.readouterr().err == (
+    f"tpu_pod: status 7 of: {shlex.join(copy)}; the pod is ACTIVE, and costs "
+    f"money while ACTIVE, until: {shlex.join(delete)}\n"
+  )
+
+
+def test_a_request_that_failed_is_not_made_again(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+  """No quota, say: the next one would fail as well."""
+  pod(tmp_path, "ACCEPTED FAILED")
+  assert launched(tpu_pod, tmp_path, monkeypatch) == 1
+  assert sum("create" in words for words in calls(tmp_path)) == 1
+  assert not any("scp" in words for words in calls(tmp_path))
+  assert "; the pod is FAILED, and costs" in capfd.readouterr().err
+
+
+def test_a_pod_that_was_taken_away_is_asked_for_anew(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+  """While it trains, twice; only one request more is allowed."""
+  states = "ACTIVE SUSPENDED ACTIVE SUSPENDED"
+  pod(tmp_path, states, fails="--worker=0\n--worker=0\n")
+  expected = tpu_pod.commands(arguments(tpu_pod))
+  *before, delete = [*expected[:2], *expected[3:]]
+  assert launched(tpu_pod, tmp_path, monkeypatch, "--renew", "1") == 7
+  ran = [words for words in calls(tmp_path) if "describe" not in words]
+  assert ran == [*before, delete, *before]
+  err = capfd.readouterr().err.splitlines()
+  assert err[0] == "tpu_pod: the pod is gone; asking anew (1 of 1)"
+  assert err[1:] == [f"tpu_pod: status 7 of: {shlex.join(before[-1])}"]
+
+
+# GKE.
+
+
+def test_commands_of_gke() -> None:
+  place = "--cluster=c --project=p --zone=us-west4-a"
+  create, wait = gke.commands(arguments(gke, "--", FLAG))
+  begin = f"xpk workload create --workload=my-run {place} "
+  begin += "--tpu-type=v5litepod-16 --num-slices=1 "
+  end = "--max-restarts=50 --restart-on-exit-codes=75,76 "
+  end += "--termination-grace-period-seconds=120"
+  image = "--base-docker-image=python:3.12 --script-dir=. "
+  train = f"exec p3d train --config={DEMO} --workdir=gs://b/runs/my-run"
+  assert create == [
+    *f"{begin}{image}{end}".split(),
+    "--command=pip install --quiet '.[tpu]' 'etils[epath-gcs]' && "
+    f"{train} '{FLAG}'",
+  ]
+  assert wait == (
+    f"xpk workload list {place} --wait-for-job-completion=my-run".split()
+  )
+  words = WORDS[gke].replace("--base-image python:3.12", "--image gcr.io/p/i")
+  args = gke.parser().parse_args([*words.split(), "--restarts", "7"])
+  assert gke.commands(args)[0] == [
+    *f"{begin}--docker-image=gcr.io/p/i {end}".replace("50", "7").split(),
+    f"--command={train}",
+  ]
+
+
+def test_sigterm_reaches_a_run_in_a_container(tmp_path: pathlib.Path) -> None:
+  """xpk starts the command in a shell, and sends SIGTERM to that shell.
+
+  This bash becomes its last command unasked; older ones need the `exec`.
+  """
+  tool(tmp_path / "bin", "pip", "")
+  tool(
+    tmp_path / "bin",
+    "p3d",
+    "trap 'exit 75' TERM; echo ready > ready; while true; do sleep 0.05; done",
+  )
+  command = gke.commands(arguments(gke))[0][-1].removeprefix("--command=")
+  done = shell(
+    f"({command}) & while ! [ -s ready ]; do sleep 0.05; done; "
+    "kill -TERM $!; wait $!",
+    tmp_path,
+  )
+  assert done.returncode == 75
+  assert [words[0] for words in calls(tmp_path)] == ["pip", "p3d"]
+
+
+def test_gke_stops_at_a_failure(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+  tool(tmp_path / "bin", "xpk", "exit 5")
+  assert launched(gke, tmp_path, monkeypatch) == 5
+  (create,) = calls(tmp_path)
+  assert create == gke.commands(arguments(gke))[0]
+  assert capfd.readouterr().err == f"gke: status 5 of: {shlex.join(create)}\n"
+  tool(tmp_path / "bin", "xpk", "")
+  assert gke.main(WORDS[gke].split()) == 0
+  assert calls(tmp_path)[1:] == gke.commands(arguments(gke))
+
+
+# SLURM.
+
+
+def test_script_of_slurm() -> None:
+  args = arguments(
+    slurm, *["--cpus", "32", "--partition", "a", "--account", "b"]
+  )
+  args.flags = [FLAG]
+  lines = slurm.script(args).splitlines()
+  assert lines[0] == "#!/bin/bash"
+  assert [x.removeprefix("#SBATCH ") for x in lines if "#SBATCH" in x] == [
+    "--job-name=my-run",
+    "--nodes=2",
+    "--ntasks-per-node=1",
+    "--gpus-per-node=4",
+    "--time=1-12",
+    "--requeue",
+    "--signal=TERM@120",
+    "--open-mode=append",
+    "--output=my-run-%j.log",
+    "--cpus-per-task=32",
+    "--partition=a",
+    "--account=b",
+  ]
+  (srun,) = [shlex.split(line) for line in lines if line.startswith("srun")]
+  assert srun == [
+    *["srun", "--label", "--kill-on-bad-exit=0", "--cpus-per-task=32"],
+    *f"p3d train --config={DEMO} --workdir=/runs/my-run".split(),
+    FLAG,
+  ]
+
+
+@pytest.mark.parametrize(
+  ("status", "restarts", "again"),
+  [
+    *((status, 0, True) for status in (75, 76, 137, 143)),
+    *((status, 0, False) for status in (0, 1, 2, 127, 130)),
+    pytest.param(75, 49, True, id="once more"),
+    pytest.param(75, 50, False, id="often enough"),
+  ],
+)
+def test_slurm_queues_again(
+  status: int, restarts: int, again: bool, tmp_path: pathlib.Path
+) -> None:
+  tool(tmp_path / "bin", "srun", f"exit {status}")
+  tool(tmp_path / "bin", "scontrol", "")
+  count = {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
+  text = slurm.script(arguments(slurm))
+  done = shell(text, tmp_path, SLURM_JOB_ID="17", **count)
+  assert done.returncode == status
+  assert done.stderr == ""
+  requeue = ["scontrol", "requeue", "17"]
+  assert calls(tmp_path)[1:] == [requeue] * again
+
+
+def test_the_script_of_a_job_waits_for_its_processes(
+  tmp_path: pathlib.Path,
+) -> None:
+  """SIGTERM to the shell of the job is not its end: srun still saves."""
+  saving = "echo x > ready; for i in $(seq 10); do sleep 0.05; done; exit 75"
+  tool(tmp_path / "bin", "srun", saving)
+  tool(tmp_path / "bin", "scontrol", "")
+  (tmp_path / "job").write_text(slurm.script(arguments(slurm)))
+  text = "bash job & while ! [ -s ready ]; do sleep 0.02; done; kill -TERM $!; "
+  # A signal ends bash's `wait` only if it comes to that bash.
+  done = shell(f"{text} wait $!", tmp_path, SLURM_JOB_ID="17")
+  assert done.returncode == 75
+  assert calls(tmp_path)[-1] == ["scontrol", "requeue", "17"]
+
+
+def test_a_job_is_written_and_submitted(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+  """And what `--dry-run` prints, pasted into a shell, does the same."""
+  tool(tmp_path / "bin", "sbatch", "")
+  flags = ["--", "--config.model.schedule='A $B'"]
+  assert launched(slurm, tmp_path, monkeypatch, *flags) == 0
+  written = (tmp_path / "my-run.sbatch").read_text()
+  (tmp_path / "my-run.sbatch").unlink()
+  capfd.readouterr()
+  assert slurm.main([*WORDS[slurm].split(), "--dry-run", *flags]) == 0
+  assert not (tmp_path / "my-run.sbatch").exists()
+  assert shell(capfd.readouterr().out, tmp_path).returncode == 0
+  assert (tmp_path / "my-run.sbatch").read_text() == written
+  assert calls(tmp_path) == [["sbatch", "my-run.sbatch"]] * 2
+
+
+# One machine.
+
+
+def test_command_of_one_machine() -> None:
+  (command,) = gpus.commands(arguments(gpus, "--", FLAG))
+  train = ["train", f"--config={DEMO}", "--workdir=runs/1", FLAG]
+  launch = [
+    "p3d",
+    "launch",
+    "local",
+    "--gpus",
+    "--processes=1",
+    "--restarts=5",
+    "--",
+  ]
+  assert command == [*launch, *train]
+  args = cli.parser().parse_args(command[1:])
+  assert args.command == train
+  assert (args.processes, args.restarts, args.gpus) == (1, 5, True)
+
+
+# All of them.
+
+
+@pytest.mark.parametrize("module", WORDS, ids=lambda m: m.__name__[19:])
+def test_a_dry_run_prints_lines_that_can_be_pasted(
+  module: ModuleType,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture,
+) -> None:
+  monkeypatch.setattr(subprocess, "run", None)
+  monkeypatch.setattr(subprocess, "Popen", None)
+  config = tmp_path / "my config.py"
+  config.write_text("")
+  monkeypatch.chdir(tmp_path)
+  words = [
+    w if w != DEMO else "my config.py:two" for w in WORDS[module].split()
+  ]
+  assert module.main([*words, "--dry-run", "--", FLAG]) == 0
+  commands = module.commands(module.parser().parse_args([*words, "--", FLAG]))
+  lines = capsys.readouterr().out.splitlines()[-len(commands) :]
+  assert [shlex.split(line) for line in lines] == commands
+  assert list(tmp_path.iterdir()) == [config]
+
+
+def changed(words: str, name: str, value: str | None) -> list[str]:
+  """Replaces the value of an argument; None leaves the argument out."""
+  found = words.split()
+  at = found.index(name)
+  found[at : at + 2] = [] if value is None else [name, value]
+  return found
+
+
+@pytest.mark.parametrize(
+  ("module", "name", "value", "told"),
+  [
+    (tpu_pod, "--zone", None, "the following arguments are required: --zone"),
+    (tpu_pod, "--zone", "us-west4", "--zone is 'us-west4': it must be like"),
+    (tpu_pod, "--name", "My-run", "--name is 'My-run': Google Cloud takes"),
+    (tpu_pod, "--name", "a" * 64, "takes at most 63 small letters"),
+    (tpu_pod, "--bucket", "my-bucket", "--bucket is 'my-bucket': it must be"),
+    (tpu_pod, "--bucket", "gs://b/a", "--bucket is 'gs://b/a': it must be"),
+    (tpu_pod, "--type", "v5e-16", "--type is 'v5e-16': it must be one of v2-N"),
+    (tpu_pod, "--type", "v5litepod", "--type is 'v5litepod': it must be one"),
+    (
+      tpu_pod,
+      "--config",
+      "no.py",
+      "--config is 'no.py': there is no such",
+    ),
+    (gke, "--cluster", None, "the following arguments are required: --cluster"),
+    (gke, "--name", "a" * 41, "takes at most 40 small letters"),
+    (
+      gke,
+      "--config",
+      "/etc/hosts",
+      "'/etc/hosts': it must be below this",
+    ),
+    (gke, "--base-image", None, "one of the arguments --image --base-image is"),
+    (gke, "--type", "16", "--type is '16': it must be like v5litepod-256"),
+    (slurm, "--time", None, "the following arguments are required: --time"),
+    (slurm, "--time", "a day", "--time is 'a day': it must be like 24:00:00"),
+    (slurm, "--name", "my run", "--name is 'my run': it must be letters"),
+    (slurm, "--nodes", "0", "--nodes is 0: it must be >= 1"),
+    (gpus, "--config", "no.py", "--config is 'no.py': there is no such"),
+  ],
+)
+def test_mistakes_are_one_line_and_nothing_is_run(
+  module: ModuleType,
+  name: str,
+  value: str | None,
+  told: str,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture,
+) -> None:
+  monkeypatch.setattr(subprocess, "run", None)
+  words = changed(WORDS[module], name, value)
+  assert told in refused(module, words, capsys)
+  assert told in refused(module, [*words, "--dry-run"], capsys)
+
+
+def test_other_mistakes(
+  monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+  monkeypatch.setattr(subprocess, "run", None)
+  words = [*WORDS[gpus].split(), "--", "--workdir=there"]
+  assert refused(gpus, words, capsys) == (
+    "gpus: '--workdir=there' is no field: write --config.FIELD=VALUE\n"
+  )
+  words = [*WORDS[gpus].split(), "--processes", "0"]
+  assert refused(gpus, words, capsys) == (
+    "gpus: --processes is 0: it must be >= 1\n"
+  )
+
+
+def test_a_tool_that_is_not_there(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+  monkeypatch.setenv("PATH", str(tmp_path))
+  assert refused_tool(capsys) == "gke: xpk: No such file or directory\n"
+
+
+def refused_tool(capsys: pytest.CaptureFixture) -> str:
+  assert gke.main(WORDS[gke].split()) == 2
+  out, err = capsys.readouterr()
+  assert out.startswith("+ xpk workload create")
+  return err
+
+
+PAGES = [small.ROOT / "docs" / "pods.md"]
+PAGES += sorted((small.ROOT / "experiments" / "launch").glob("*.py"))
+EXAMPLE = re.compile(
+  r"^    python -m (experiments\.launch\..*(?:\n     .*)*)", re.M
+)
+EXAMPLES = [
+  pytest.param(text, id=f"{page.name}-{k}")
+  for page in PAGES
+  for k, text in enumerate(EXAMPLE.findall(page.read_text()))
+]
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_examples_are_commands(
+  text: str, capsys: pytest.CaptureFixture
+) -> None:
+  """Each `python -m experiments.launch...` of the page and the docstrings."""
+  name, *words = shlex.split(text.replace("\\\n", " "))
+  at = words.index("--") if "--" in words else len(words)
+  words[at:at] = ["--dry-run"]
+  assert importlib.import_module(name).main(words) == 0
+  assert capsys.readouterr().out
+
+
+def test_there_are_examples() -> None:
+  assert len(EXAMPLES) >= 4
+
+
+CHIPS = re.findall(
+  r"^\| (\d+) \| \d+ \| (?:`(--config[^`]*)`)?",
+  (small.ROOT / "docs" / "pods.md").read_text(),
+  re.M,
+)
+
+
+@pytest.mark.parametrize(("chips", "flags"), CHIPS)
+def test_the_flags_for_some_chips(chips: str, flags: str) -> None:
+  """The page's table has what a recipe of 128 clips needs, and no more."""
+  file = "experiments/configs/kinetics_rgb.py"
+  config = config_file.load(file, ["--config.data.dir=x", *flags.split()])
+  config_check.check(config, int(chips))
+  assert config.train.batch == 128
+  for flag in flags.split() if int(chips) > 8 else ():
+    fewer = [other for other in flags.split() if other != flag]
+    config = config_file.load(file, ["--config.data.dir=x", *fewer])
+    if "gather" not in flag:  # heights are the mesh's own check
+      with pytest.raises(ValueError, match="must be a multiple of"):
+        config_check.check(config, int(chips))
+
+
+def test_the_table_is_read() -> None:
+  assert [chips for chips, _ in CHIPS] == ["1", "8", "64", "256"]
