@@ -101,11 +101,12 @@ ALLOWED = {
   "preprocess": set(),
   "models": set(),
   "data": {"preprocess", "files", "progress"},
-  "checkpoint": {"models", "preprocess"},
-  "weights": {"models", "preprocess", "checkpoint", "version"},
+  "checkpoint": {"models", "preprocess", "files"},
+  "weights": {"models", "preprocess", "checkpoint", "version", "files"},
+  "hosts": {"files"},
   "train": {"models", "preprocess", "checkpoint", "weights", "data", "version"},
 }
-ALLOWED["train"] |= {"files", "progress"}
+ALLOWED["train"] |= {"files", "progress", "hosts"}
 ALLOWED["evaluate"] = ALLOWED["train"] | {"train"}
 ALLOWED["pods"] = ALLOWED["evaluate"]
 ALLOWED["visualize"] = ALLOWED["evaluate"] | {"evaluate"}

@@ -69,7 +69,7 @@ WAIT = (
   " case $state in ACTIVE) exit 0 ;; FAILED|SUSPEND*|DELETING) exit 1 ;; esac;"
   " sleep 30; done"
 )
-# The statuses are those of p3d_jax/train/ends.py; above 128 they are deaths by
+# The statuses are those of p3d_jax/hosts/ends.py; above 128 they are deaths by
 # a signal, 130 is an interrupt. What made a machine preempt the run may be
 # still there a moment later.
 AGAIN = (

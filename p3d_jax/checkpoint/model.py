@@ -32,7 +32,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from p3d_jax.checkpoint import tree
-from p3d_jax.files import write_json
+from p3d_jax.files import absolute, write_json
 from p3d_jax.models import p3d, zoo
 from p3d_jax.preprocess import Preprocessing
 
@@ -173,7 +173,7 @@ def save(
     CheckpointError: if the folder exists or cannot be written, or the
       variables are not those of the record's network.
   """
-  path = epath.Path(path).expanduser().absolute()
+  path = absolute(path)
   if path.exists() or os.path.islink(path):
     raise CheckpointError(f"{path} exists: name a folder that does not")
   _check(variables, abstract_variables(record), path)
@@ -326,7 +326,7 @@ def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
   Raises:
     CheckpointError: if there is none, with what there is.
   """
-  path = epath.Path(path).expanduser().absolute()
+  path = absolute(path)
   if _is_whole(path):
     if step != "last":
       raise CheckpointError(

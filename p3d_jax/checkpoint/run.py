@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from p3d_jax.checkpoint import model
+from p3d_jax.files import absolute
 
 
 class RunCheckpoints:
@@ -38,7 +39,7 @@ class RunCheckpoints:
       keep: newest steps that stay.
       keep_best: steps of the highest video hit@1 that stay besides.
     """
-    self.directory = epath.Path(workdir).absolute() / model.CHECKPOINTS
+    self.directory = absolute(workdir) / model.CHECKPOINTS
     self._kept = _Kept(keep, keep_best, {})
     self._failed = False
     # A failed save's threads write on, and print what nobody can use.

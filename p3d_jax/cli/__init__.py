@@ -3,7 +3,7 @@
 A mistake of the user ends in one line on standard error and status 2 (with
 P3D_DEBUG=1 in the environment, in a traceback). Status 1 is an answer: a video
 that could not be read, beside others that were, or numbers that part. 75 and 76
-ask to be started again: see train/ends.py.
+ask to be started again: see hosts/ends.py.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"p3d {args.verb}: interrupted", file=sys.stderr)
     return verb.left(130)
   except RuntimeError as error:
-    # Of p3d_jax/train/ends.py, which only a verb that can end so imports.
+    # Of p3d_jax/hosts/ends.py, which only a verb that can end so imports.
     status = getattr(error, "status", None)
     if status is None:
       raise

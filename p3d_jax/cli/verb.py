@@ -213,12 +213,10 @@ def together(args: argparse.Namespace, work: Callable[[], int]) -> int:
     args: with those of `hosts_arguments`.
     work: what is done; returns the exit status.
   """
-  from p3d_jax.train import hosts
+  from p3d_jax.hosts.meeting import Meeting, join
 
-  meeting = hosts.Meeting(
-    args.coordinator, args.processes, args.process, args.wait
-  )
-  with hosts.join(meeting):
+  meeting = Meeting(args.coordinator, args.processes, args.process, args.wait)
+  with join(meeting):
     return work()
 
 
@@ -235,6 +233,8 @@ def left(status: int) -> int:
   One of several processes ends here: at its own end Python would wait for the
   others.
   """
-  if (hosts := sys.modules.get("p3d_jax.train.hosts")) is not None:
-    return int(hosts.leave(status))
-  return status
+  if "p3d_jax.hosts.meeting" not in sys.modules:
+    return status  # it has met nobody
+  from p3d_jax.hosts.meeting import leave
+
+  return leave(status)

@@ -34,12 +34,12 @@ from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.evaluate.feature_file import check_format, read_about
 from p3d_jax.evaluate.feature_parts import FINISHED, Parts
 from p3d_jax.files import absolute, check_out
+from p3d_jax.hosts.together import Together
 from p3d_jax.models import zoo
 from p3d_jax.models.p3d import P3D, check_endpoints
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding
-from p3d_jax.train.begin_together import Together
 from p3d_jax.train.score import each_video
 
 POOLS = ("mean", "none")

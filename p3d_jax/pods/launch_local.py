@@ -16,8 +16,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from p3d_jax.hosts.ends import LostError, PreemptedError
 from p3d_jax.pods.processes import Environment, Group, Process
-from p3d_jax.train.ends import LostError, PreemptedError
 
 # Statuses after which a run goes on where it was.
 AGAIN = (PreemptedError.status, LostError.status)

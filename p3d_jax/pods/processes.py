@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
-from p3d_jax.train.ends import PreemptedError
+from p3d_jax.hosts.ends import PreemptedError
 
 # Seconds that a line without an end is held back.
 PARTIAL = 1.0

@@ -24,6 +24,10 @@ from p3d_jax.checkpoint.run import RunCheckpoints
 from p3d_jax.data import pipeline
 from p3d_jax.data.clips import Views
 from p3d_jax.data.sets import VideoSet, open_set
+from p3d_jax.hosts.ends import PreemptedError
+from p3d_jax.hosts.meeting import roll
+from p3d_jax.hosts.preempt import Notice
+from p3d_jax.hosts.together import Together
 from p3d_jax.models import p3d, schedule, zoo
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.progress import Bar
@@ -31,13 +35,9 @@ from p3d_jax.train import config as configs
 from p3d_jax.train import config_check, init, logs, optim, sharding, step
 from p3d_jax.train import recipe as recipes
 from p3d_jax.train import state as states
-from p3d_jax.train.begin_together import Together
 from p3d_jax.train.compile_cache import compile_cache
-from p3d_jax.train.ends import PreemptedError
-from p3d_jax.train.hosts import roll
 from p3d_jax.train.meter import Meter, falls_on, training_flops
 from p3d_jax.train.metrics import summary
-from p3d_jax.train.preempt import Notice
 from p3d_jax.train.profile import Profile
 from p3d_jax.train.replaced import Replaced, check_evaluation
 from p3d_jax.train.score import Scorer

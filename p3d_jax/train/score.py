@@ -15,12 +15,12 @@ from p3d_jax.data import pipeline
 from p3d_jax.data.clips import Views
 from p3d_jax.data.file_set import FileSet
 from p3d_jax.data.sets import VideoSet
+from p3d_jax.hosts.ends import PreemptedError
+from p3d_jax.hosts.meeting import roll
+from p3d_jax.hosts.together import Together
 from p3d_jax.models.p3d import P3D
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.train import sharding, step, texts
-from p3d_jax.train.begin_together import Together
-from p3d_jax.train.ends import PreemptedError
-from p3d_jax.train.hosts import roll
 from p3d_jax.train.metrics import Scores
 
 # Maps variables and clips, uint8 (rows, views, time, height, width, channels),

@@ -21,7 +21,8 @@ import numpy as np
 
 from p3d_jax.data.clips import Views
 from p3d_jax.evaluate.evaluate import evaluate
-from p3d_jax.train import ends, hosts, loop, roll, sharding
+from p3d_jax.hosts import ends, meeting, roll
+from p3d_jax.train import loop, sharding
 from tests import small
 
 
@@ -66,7 +67,7 @@ def main() -> int:
   args = parser.parse_args()
   args.workdir.mkdir(parents=True, exist_ok=True)
   try:
-    with hosts.join(hosts.Meeting(wait=120)):
+    with meeting.join(meeting.Meeting(wait=120)):
       record_batches(args.workdir)
       if args.stop and jax.process_index() == 0:
         preempt_at(args.stop)
@@ -75,7 +76,7 @@ def main() -> int:
         evaluate(args.workdir, views=Views(3), batch=8, out=args.out)
   except ends.EndedError as error:
     print(error, file=sys.stderr)
-    return hosts.leave(error.status)
+    return meeting.leave(error.status)
   return 0
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from p3d_jax.checkpoint import model
+from p3d_jax.hosts.ends import PreemptedError
 from p3d_jax.train import logs, score
-from p3d_jax.train.ends import PreemptedError
 from p3d_jax.train.loop import train
 from p3d_jax.train.meter import CLOCK
 from tests import small

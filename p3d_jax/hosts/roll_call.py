@@ -11,10 +11,10 @@ import socket
 import time
 from collections.abc import Sequence
 
-from p3d_jax.train.ends import LostError
-from p3d_jax.train.json_lines import Line, Message
-from p3d_jax.train.roll import LOST, Roll
-from p3d_jax.train.roll_hub import HELLO, Hub, who
+from p3d_jax.hosts.ends import LostError
+from p3d_jax.hosts.json_lines import Line, Message
+from p3d_jax.hosts.roll import LOST, Roll
+from p3d_jax.hosts.roll_hub import HELLO, Hub, who
 
 RETRY = 0.5  # seconds from one attempt to reach process 0 to the next
 

@@ -11,10 +11,10 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-from p3d_jax.train import clusters, stop
-from p3d_jax.train.clusters import Cluster
-from p3d_jax.train.roll import Roll, current
-from p3d_jax.train.roll_call import gather, listen
+from p3d_jax.hosts import clusters, stop
+from p3d_jax.hosts.clusters import Cluster
+from p3d_jax.hosts.roll import Roll, current
+from p3d_jax.hosts.roll_call import gather, listen
 
 # What sets a field of Meeting besides its flag.
 VARIABLES = {

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from p3d_jax.train import clusters, hosts
-from p3d_jax.train.clusters import Cluster
-from p3d_jax.train.hosts import Meeting
+from p3d_jax.hosts import clusters, meeting
+from p3d_jax.hosts.clusters import Cluster
+from p3d_jax.hosts.meeting import Meeting
 from tests import small
 
 SLURM = {
@@ -304,14 +304,14 @@ def test_no_machine_of_googles_is_not_asked(
 
 def test_alone_is_without_jax() -> None:
   text = (
-    "import sys\nfrom p3d_jax.train import hosts\n"
-    "with hosts.join(hosts.Meeting()) as roll:\n"
-    "  assert roll is hosts.roll()\n"
+    "import sys\nfrom p3d_jax.hosts import meeting\n"
+    "with meeting.join(meeting.Meeting()) as roll:\n"
+    "  assert roll is meeting.roll()\n"
     "  assert (roll.process, roll.processes) == (0, 1)\n"
-    "  hosts.roll().beat('step 1')\n"
+    "  meeting.roll().beat('step 1')\n"
     "assert 'jax' not in sys.modules\n"
     "import threading; assert threading.active_count() == 1\n"
-    "sys.exit(hosts.leave(3))\n"
+    "sys.exit(meeting.leave(3))\n"
   )
   done = subprocess.run([sys.executable, "-c", text], env=small.environment())
   assert done.returncode == 3
@@ -321,17 +321,17 @@ def test_the_coordinators_port_is_taken() -> None:
   with socket.create_server(("127.0.0.1", 0)) as taken:
     port = taken.getsockname()[1]
     with pytest.raises(ValueError, match=f"port {port} of process 0 cannot be"):
-      hosts.join(Meeting(f"localhost:{port}", 2, 0, wait=1))
+      meeting.join(Meeting(f"localhost:{port}", 2, 0, wait=1))
 
 
 # A sum over all processes, again and again; what `p3d` does around it.
 JAX = """
 import sys, time
 import numpy as np
-from p3d_jax.train import ends, hosts
+from p3d_jax.hosts import ends, meeting
 work = sys.argv[1]
 try:
-  with hosts.join(hosts.Meeting(wait=60)) as roll:
+  with meeting.join(meeting.Meeting(wait=60)) as roll:
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
     mesh = Mesh(np.array(jax.devices()), ("all",))
@@ -351,10 +351,10 @@ try:
       total(rows).block_until_ready()
 except ends.EndedError as error:
   print(f"p3d: {error}", file=sys.stderr)
-  sys.exit(hosts.leave(error.status))
+  sys.exit(meeting.leave(error.status))
 except ValueError as error:
   print(f"p3d: {error}", file=sys.stderr)
-  sys.exit(hosts.leave(2))
+  sys.exit(meeting.leave(2))
 """
 
 

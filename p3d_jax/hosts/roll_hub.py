@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from p3d_jax.train.json_lines import Line, Message
+from p3d_jax.hosts.json_lines import Line, Message
 
 # What to tell all, and whom it is of: nobody waits for these to hear it.
 News = tuple[Message, Sequence["Member"]]

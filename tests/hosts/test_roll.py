@@ -16,18 +16,18 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from p3d_jax.train.json_lines import Line, Message
-from p3d_jax.train.roll_hub import Member, standing
+from p3d_jax.hosts.json_lines import Line, Message
+from p3d_jax.hosts.roll_hub import Member, standing
 from tests import small
 
 # What `p3d` does around a verb. `work` is one of the tests' few lines.
 MEMBER = """
 import os, sys, time
-from p3d_jax.train import roll_hub
+from p3d_jax.hosts import roll_hub
 roll_hub.TICK = 0.1  # the tests wait for a tenth of the time
-from p3d_jax.train import ends, hosts, stop
+from p3d_jax.hosts import ends, meeting, stop
 stop.LAST_WORDS = 2.0
-from p3d_jax.train.roll_call import gather
+from p3d_jax.hosts.roll_call import gather
 port, process, wait, names, work = sys.argv[1:]
 process, names = int(process), names.split(",")
 try:
@@ -36,10 +36,10 @@ try:
     exec(work)
 except ends.EndedError as error:
   print(f"p3d: {error}", file=sys.stderr)
-  sys.exit(hosts.leave(error.status))
+  sys.exit(meeting.leave(error.status))
 except ValueError as error:
   print(f"p3d: {error}", file=sys.stderr)
-  sys.exit(hosts.leave(2))
+  sys.exit(meeting.leave(2))
 print("done", flush=True)
 """
 STEPS = """
@@ -129,8 +129,8 @@ def test_who_does_not_come_is_named_by_all_who_came(run: Run) -> None:
 
 def test_process_0_says_whom_it_waits_for(run: Run) -> None:
   text = (
-    "from p3d_jax.train import roll_hub\nroll_hub.NOTICE = 0.2\n"
-    "from p3d_jax.train.roll_call import gather\n"
+    "from p3d_jax.hosts import roll_hub\nroll_hub.NOTICE = 0.2\n"
+    "from p3d_jax.hosts.roll_call import gather\n"
     f"gather('localhost', {run.port}, 0, ['', 'b', ''], 1.5)\n"
   )
   process = subprocess.run(
@@ -441,9 +441,9 @@ def test_alone(tmp_path: pathlib.Path) -> None:
   work = stalls(tmp_path)
   text = (
     "import time, sys\n"
-    "from p3d_jax.train import roll_hub\nroll_hub.TICK = 0.1\n"
-    "from p3d_jax.train import hosts\nprocess = 0\n"
-    "with hosts.join(hosts.Meeting()) as roll:\n"
+    "from p3d_jax.hosts import roll_hub\nroll_hub.TICK = 0.1\n"
+    "from p3d_jax.hosts import meeting\nprocess = 0\n"
+    "with meeting.join(meeting.Meeting()) as roll:\n"
     "  with roll.watch(0.5):\n    pass\n"
     "  time.sleep(1)\n"
     "  with roll.watch(1):\n"
@@ -467,7 +467,7 @@ def test_alone(tmp_path: pathlib.Path) -> None:
 def test_an_abort_in_c_waits_for_the_line() -> None:
   text = """
 import ctypes, threading, time
-from p3d_jax.train import stop
+from p3d_jax.hosts import stop
 stop.hold_aborts()
 def later():
   time.sleep(0.5)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from p3d_jax.train import preempt
+from p3d_jax.hosts import preempt
 
 ANSWERS = {"preempted": "FALSE", "maintenance-event": "NONE"}
 
@@ -50,7 +50,7 @@ def test_sigterm_is_a_notice_and_a_later_one_ends() -> None:
   assert signal.getsignal(signal.SIGTERM) is before
   script = (
     "import os, signal, time\n"
-    "from p3d_jax.train import preempt\n"
+    "from p3d_jax.hosts import preempt\n"
     "preempt.SAME = 0.2\n"
     "with preempt.Notice() as notice:\n"
     "  os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -19,7 +19,7 @@ from typing import NoReturn
 from etils import epath
 
 from p3d_jax.files import write_aside
-from p3d_jax.train.ends import LostError
+from p3d_jax.hosts.ends import LostError
 
 # Seconds for the last words: a full pipe or a storage that is gone must not
 # hold up the end.

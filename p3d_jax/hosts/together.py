@@ -1,8 +1,8 @@
 """Has all hosts begin a compiled function together.
 
-Hosts compile for different times. On CPUs the first exchange of a function fails
-where one process comes half a minute after another (XLA's Gloo); so they wait
-for each other once, when all have compiled.
+Hosts compile for different times. On CPUs the first exchange of a function
+fails where one process comes half a minute after another (XLA's Gloo); so they
+wait for each other once, when all have compiled.
 """
 
 from __future__ import annotations

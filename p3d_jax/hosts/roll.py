@@ -28,9 +28,9 @@ from types import TracebackType
 
 from etils import epath
 
-from p3d_jax.train import ends, stop
-from p3d_jax.train.json_lines import Line, Message
-from p3d_jax.train.roll_hub import LEAVING, TICK, who
+from p3d_jax.hosts import ends, stop
+from p3d_jax.hosts.json_lines import Line, Message
+from p3d_jax.hosts.roll_hub import LEAVING, TICK, who
 
 LOST = 60.0  # seconds without a sign of another host, until `watch` is called
 # Seconds that an error which may come of a lost host waits for the roll to say
