@@ -111,11 +111,6 @@ def _split(coordinator: str) -> tuple[str, int]:
   return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def roll() -> Roll:
-  """Returns the roll of this process, for its loops to `beat`."""
-  return current()
-
-
 def leave(status: int) -> int:
   """Returns a status to end with; one of several that failed ends here.
 
@@ -167,4 +162,4 @@ def _initialize(cluster: Cluster, wait: float) -> None:
     heartbeat_timeout_seconds=HEARTBEAT,
     shutdown_timeout_seconds=SHUTDOWN,
   )
-  roll().on_leaving = jax.distributed.shutdown
+  current().on_leaving = jax.distributed.shutdown

@@ -25,8 +25,8 @@ from p3d_jax.data import pipeline
 from p3d_jax.data.clips import Views
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.hosts.ends import PreemptedError
-from p3d_jax.hosts.meeting import roll
 from p3d_jax.hosts.preempt import Notice
+from p3d_jax.hosts.roll import current
 from p3d_jax.hosts.together import Together
 from p3d_jax.models import p3d, schedule, zoo
 from p3d_jax.preprocess import Preprocessing
@@ -121,7 +121,7 @@ def train(
     keep=config.checkpoint.keep,
     keep_best=config.checkpoint.keep_best,
   )
-  watch = roll().watch(
+  watch = current().watch(
     config.watch.stall or None, run.workdir / "stalls", config.watch.lost
   )
   with watch, Notice() as notice, contextlib.closing(checkpoints):
@@ -276,11 +276,11 @@ def _steps(run: Run, desk: Desk, state: states.TrainState) -> dict[str, float]:
   )
   with contextlib.closing(_rows(run, start)) as rows, profile:
     for done, row in enumerate(meter.timed(rows), start + 1):
+      current().beat(f"step {done}")
       replaced.hold(done, row)
       placed = _placed(row, desk.notice, run.mesh)
       state, metrics = profile.step(done, train_step, state, placed)
       meter.add(done, metrics)
-      roll().beat(f"step {done}")
       if _saves(config, done):
         meter.line()  # waits: a loss that is not finite ends here, unsaved
         _save(run, desk, state, done)
@@ -290,6 +290,7 @@ def _steps(run: Run, desk: Desk, state: states.TrainState) -> dict[str, float]:
         evaluated = _evaluate(run, desk, scorer, state, done)
       if _saves(config, done):
         meter.restart()
+      current().beat(f"reading step {done + 1}")
   return evaluated
 
 

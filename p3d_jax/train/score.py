@@ -16,7 +16,7 @@ from p3d_jax.data.clips import Views
 from p3d_jax.data.file_set import FileSet
 from p3d_jax.data.sets import VideoSet
 from p3d_jax.hosts.ends import PreemptedError
-from p3d_jax.hosts.meeting import roll
+from p3d_jax.hosts.roll import current
 from p3d_jax.hosts.together import Together
 from p3d_jax.models.p3d import P3D
 from p3d_jax.preprocess import Preprocessing
@@ -110,7 +110,7 @@ def each_video(
       if said["notice"].any():
         raise PreemptedError("preempted")
       found = _kept(said, step(variables, clips))
-      roll().beat(f"video {int(said['video'].max()) + 1}")
+      current().beat(f"video {int(said['video'].max()) + 1}")
       yield found
 
 

@@ -306,9 +306,9 @@ def test_alone_is_without_jax() -> None:
   text = (
     "import sys\nfrom p3d_jax.hosts import meeting\n"
     "with meeting.join(meeting.Meeting()) as roll:\n"
-    "  assert roll is meeting.roll()\n"
+    "  assert roll is meeting.current()\n"
     "  assert (roll.process, roll.processes) == (0, 1)\n"
-    "  meeting.roll().beat('step 1')\n"
+    "  meeting.current().beat('step 1')\n"
     "assert 'jax' not in sys.modules\n"
     "import threading; assert threading.active_count() == 1\n"
     "sys.exit(meeting.leave(3))\n"
@@ -417,7 +417,9 @@ def test_a_host_dies_in_a_sum(
   began = time.monotonic()
   started[victim].send_signal(signal.SIGKILL)
   other = started[1 - victim]
-  assert last_line(other) == f"p3d: process {victim} died"
+  # Where process 0 dies, threads of jax in C++ say something at the same time.
+  said = f"p3d: process {victim} ({socket.gethostname()}) died"
+  assert said in other.communicate(timeout=60)[1]
   assert other.returncode == 76
   # jax alone takes 100 s to see that process 1 is gone.
   assert time.monotonic() - began < 10

@@ -43,7 +43,7 @@ def command(file: pathlib.Path, *words: object) -> list[object]:
     "from tests.pods.test_plan import slim\n\n\n"
     "def get_config():\n  return slim()\n"
   )
-  return ["plan", f"--config={config}", *words, f"--json={file}"]
+  return ["plan", f"--config={config}", f"--json={file}", *words]
 
 
 @functools.cache
@@ -203,6 +203,11 @@ def test_parts_of_a_batch_are_multiplied():
     ),
     pytest.param(
       ("--topology=cpu", "--decode-ms=0"), "--decode-ms is 0", id="decode"
+    ),
+    pytest.param(
+      ("--topology=cpu", "--json=/no/such/plan.json"),
+      "--json is /no/such/plan.json: its folder must exist",
+      id="json",
     ),
     pytest.param(
       ("--topology=cpu", "--config.train.bath=9"),

@@ -1,10 +1,12 @@
 """A process of a run, as `p3d train` makes one, with what a test needs of it.
 
     python -m tests.train.run_processes WORKDIR SECTIONS [--stop STEP] [--out F]
+        [--hang STEP]
 
 The processes find each other as `p3d launch local` tells them. `--stop` has
-process 0 be preempted after a step. `--out` evaluates at the end. Each writes
-the sha256 of every step's global batch to WORKDIR/batches-PROCESS.json.
+process 0 be preempted after a step, `--hang` has process 1 stand still as it
+reads the next one. `--out` evaluates at the end. Each process writes the sha256
+of every step's global batch to WORKDIR/batches-PROCESS.json.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 from typing import Any
 
 import jax
@@ -58,11 +61,24 @@ def preempt_at(step: int) -> None:
   roll.Roll.beat = beat  # type: ignore[method-assign]
 
 
+def hang_at(step: int) -> None:
+  """Has this process wait for ever after a step, as for a disk that is gone."""
+  plain = roll.Roll.beat
+
+  def beat(self: Any, doing: str) -> None:
+    plain(self, doing)
+    if doing == f"reading step {step + 1}":
+      time.sleep(1e6)
+
+  roll.Roll.beat = beat  # type: ignore[method-assign]
+
+
 def main() -> int:
   parser = argparse.ArgumentParser()
   parser.add_argument("workdir", type=pathlib.Path)
   parser.add_argument("sections", type=json.loads)
   parser.add_argument("--stop", type=int)
+  parser.add_argument("--hang", type=int)
   parser.add_argument("--out")
   args = parser.parse_args()
   args.workdir.mkdir(parents=True, exist_ok=True)
@@ -71,6 +87,8 @@ def main() -> int:
       record_batches(args.workdir)
       if args.stop and jax.process_index() == 0:
         preempt_at(args.stop)
+      if args.hang and jax.process_index() == 1:
+        hang_at(args.hang)
       loop.train(small.config(**args.sections), args.workdir)
       if args.out:
         evaluate(args.workdir, views=Views(3), batch=8, out=args.out)

@@ -1,0 +1,85 @@
+"""Disks that are full or may not be written: a line, and nothing lost."""
+
+import pathlib
+import subprocess
+import sys
+
+from p3d_jax.checkpoint import model
+from tests import small
+
+# No file may be larger than 20,000 bytes: a checkpoint's are.
+FULL = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+"""
+# Root's right to write where nobody may is taken from it (prctl.h's
+# PR_CAPBSET_DROP, capability.h's CAP_DAC_OVERRIDE).
+READ_ONLY = """
+import ctypes
+ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+"""
+
+
+def trained(
+  config: pathlib.Path, workdir: pathlib.Path, limit: str
+) -> list[str]:
+  """Trains in a process with a limit; it must fail. Returns its lines."""
+  environment = small.environment()
+  # A full disk is full for the cache too.
+  del environment["JAX_COMPILATION_CACHE_DIR"]
+  text = f"{limit}\nimport os, sys\nos.execv(sys.argv[1], sys.argv[1:])"
+  words = small.command("train", "--config", config, "--workdir", workdir)
+  done = subprocess.run(
+    [sys.executable, "-c", text, *words],
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2, done.stderr
+  return done.stderr.splitlines()
+
+
+def test_a_full_disk(tmp_path: pathlib.Path) -> None:
+  """Step 4 cannot be saved; step 2 stays, and the run goes on from it."""
+  config = small.config_file(
+    tmp_path / "config.py", "config.log.tensorboard = False"
+  )
+  workdir = tmp_path / "run"
+  first = small.p3d_command(
+    "train", "--config", config, "--workdir", workdir,
+    "--config.checkpoint.every=2", "--config.checkpoint.keep=1",
+  )  # fmt: skip
+  assert first.returncode == 0, first.stderr
+  checkpoints = workdir / "checkpoints"
+  # As if it had been killed in step 3, before the disk was full.
+  for step in checkpoints.iterdir():
+    if step.name != "2":
+      step.rename(tmp_path / step.name)
+  if not (checkpoints / "2").exists():
+    raise AssertionError("step 2 was not the best, and is gone")
+  before = model.read_record(model.find(workdir)).sha256
+  said = trained(config, workdir, FULL)
+  assert said[-1].startswith(
+    f"p3d train: a step cannot be saved in {checkpoints}, which keeps its "
+    "older ones: "
+  )
+  assert "too large" in said[-1]
+  assert not [line for line in said if "Traceback" in line]
+  assert [path.name for path in checkpoints.iterdir()] == ["2"]
+  _, _, record = model.load(workdir)
+  assert record.sha256 == before
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
+  config = small.config_file(tmp_path / "config.py")
+  folder = tmp_path / "read only"
+  folder.mkdir(mode=0o500)
+  assert trained(config, folder, READ_ONLY) == [
+    f"p3d train: workdir is {folder}: the folder cannot be written to"
+  ]
+  assert trained(config, folder / "run", READ_ONLY) == [
+    f"p3d train: workdir is {folder / 'run'}: it cannot be made: Permission "
+    "denied"
+  ]
+  assert list(folder.iterdir()) == []
