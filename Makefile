@@ -1,6 +1,7 @@
 # Every target makes its own environment in .venv and uses it again.
 PYTHON ?= python3
-# Extras of setup.cfg that the tests run with; CI adds what they compare with: references.
+# Extras of setup.cfg that the tests run with; CI adds what they compare with:
+# references, and tpu.
 EXTRAS ?= dev
 VENV := .venv
 BIN := $(VENV)/bin

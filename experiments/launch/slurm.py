@@ -14,7 +14,8 @@ One process a node has all GPUs of it. srun brings SIGTERM to each process:
 `PreemptParameters=send_user_signal` (or gives a grace time, which begins with
 SIGTERM). All save then and end with status 75, and the job asks to be queued
 again, as after 76 (a host was lost) and deaths by a signal; SLURM counts all
-alike, and `--restarts` is the most.
+alike, and `--restarts` is the most. `scancel` brings SIGTERM too, but ends the
+run: it is saved and not queued again.
 
 `--kill-on-bad-exit=0` lets each process end by itself: they watch one another,
 and the one that writes may still be saving.
@@ -22,7 +23,8 @@ and the one that writes may still be saving.
 The flags are those of https://slurm.schedmd.com/sbatch.html (--signal,
 --requeue, --open-mode; SLURM_RESTART_COUNT) and
 https://slurm.schedmd.com/srun.html (--label, --kill-on-bad-exit); preemption:
-https://slurm.schedmd.com/preempt.html.
+https://slurm.schedmd.com/preempt.html; how a job can tell that it was cancelled:
+https://wiki.umiacs.umd.edu/umiacs/index.php/SLURM/Preemption.
 """
 
 from __future__ import annotations
@@ -114,7 +116,11 @@ echo "ended with status $status after ${{SLURM_RESTART_COUNT:-0}} restarts"
 # 75: preempted, saved; 76: a host was lost; above 128: a death by a signal.
 if [ $status -eq 75 ] || [ $status -eq 76 ] ||
   {{ [ $status -gt 128 ] && [ $status -ne 130 ]; }}; then
-  if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {args.restarts} ]; then
+  # Of scancel: its text alone would say COMPLETING, whatever came before.
+  if scontrol --json show job "$SLURM_JOB_ID" 2> /dev/null |
+    grep -q '"CANCELLED"'; then
+    echo "cancelled: not queued again"
+  elif [ "${{SLURM_RESTART_COUNT:-0}}" -lt {args.restarts} ]; then
     scontrol requeue "$SLURM_JOB_ID"
   fi
 fi

@@ -15,8 +15,9 @@ times after 76 (a host was lost) or a death by a signal. A pod that is taken
 away is asked for anew, `--renew` times. After the last step it is deleted; it
 stays, for you to look at, after any other end, and costs money.
 
-The run does not hang on this process: stop it, or lose the connection, and the
-same line with `--follow` goes on where it was.
+The run does not hang on this process: a lost connection is made anew, and if
+this process was stopped, the same line with `--follow` goes on where it was.
+Stopped while the pod was still in the queue, it is `--asked` that goes on.
 
 The flags are those of
 https://cloud.google.com/sdk/gcloud/reference/compute/tpus/queued-resources/create,
@@ -35,6 +36,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 from experiments.launch import commands as shared
@@ -54,20 +56,30 @@ RUNTIMES = {
 WHEEL = f"p3d_jax-{__version__}-py3-none-any.whl"
 # States of a request whose machines were taken away.
 GONE = ("SUSPENDING", "SUSPENDED")
+# Of ssh, and so of gcloud (_SSH_ERROR_EXIT_CODE in the SDK's command_lib/util/
+# ssh/ssh.py): the connection was lost, which says nothing of the run.
+NO_CONNECTION = 255
+# Times in a row that the network may fail, and seconds until the next try: a
+# pod that is taken away is ACTIVE for some minutes yet.
+TRIES, PAUSE = 20, 30
 
 # On a worker. Its own Python is 3.10, older than this package allows.
 INSTALL = (
-  "python3 -m pip install --user --quiet uv"
+  "if kill -0 $(cat p3d.pid 2> /dev/null) 2> /dev/null;"
+  " then echo 'a run goes on here: see --follow' >&2; exit 1; fi;"
+  " python3 -m pip install --user --quiet uv"
   " && ~/.local/bin/uv venv --quiet --clear --python 3.12 ~/p3d"
   " && ~/.local/bin/uv pip install --quiet --python ~/p3d/bin/python"
   f" './{WHEEL}[tpu]' 'etils[epath-gcs]'"
 )
 # Waits while the request is in the queue, and says when its state changes.
 WAIT = (
-  "before=; while true; do state=$({describe}) || exit 1;"
+  "before=; failed=0; while true; do"
+  " if ! state=$({describe}); then failed=$((failed + 1));"
+  " [ $failed -lt {tries} ] || exit 1; sleep {pause}; continue; fi; failed=0;"
   ' if [ "$state" != "$before" ]; then echo "$state"; before=$state; fi;'
   " case $state in ACTIVE) exit 0 ;; FAILED|SUSPEND*|DELETING) exit 1 ;; esac;"
-  " sleep 30; done"
+  " sleep {pause}; done"
 )
 # The statuses are those of p3d_jax/hosts/ends.py; above 128 they are deaths by
 # a signal, 130 is an interrupt. What made a machine preempt the run may be
@@ -84,9 +96,11 @@ START = (
   "rm -f p3d.status; nohup setsid bash -c {again} > p3d.log 2>&1 < /dev/null &"
   " echo $! > p3d.pid"
 )
+# Where the shell of the run is gone and has left no status, the machine is being
+# shut down: as good as no connection.
 FOLLOW = (
   "tail -n +1 -f --pid=$(cat p3d.pid) p3d.log;"
-  " exit $(cat p3d.status || echo 76)"
+  f" exit $(cat p3d.status || echo {NO_CONNECTION})"
 )
 
 
@@ -115,8 +129,14 @@ def parser() -> shared.Parser:
     default=10,
     help="times that a pod taken away is asked for anew (default: 10)",
   )
-  made.add_argument(
+  on = made.add_mutually_exclusive_group()
+  on.add_argument(
     "--follow", action="store_true", help="a run that was started before"
+  )
+  on.add_argument(
+    "--asked",
+    action="store_true",
+    help="the pod was asked for before; the run was not started",
   )
   return made
 
@@ -138,7 +158,8 @@ def check(args: argparse.Namespace) -> None:
 
 def commands(args: argparse.Namespace) -> list[Command]:
   """Returns the commands from the request for the pod to its end."""
-  start = [_build(), *_ask(args), *_start(args)]
+  asked = _ask(args)[1:] if args.asked else _ask(args)
+  start = [_build(), *asked, *_start(args)]
   return [*([] if args.follow else start), _follow(args), _delete(args)]
 
 
@@ -157,7 +178,8 @@ def _ask(args: argparse.Namespace) -> list[Command]:
     *(["--spot"] if args.spot else []),
   ]
   describe = shlex.join(_describe(args))
-  return [create, ["bash", "-c", WAIT.format(describe=describe)]]
+  wait = WAIT.format(describe=describe, tries=TRIES, pause=PAUSE)
+  return [create, ["bash", "-c", wait]]
 
 
 def _start(args: argparse.Namespace) -> list[Command]:
@@ -215,7 +237,10 @@ def work(args: argparse.Namespace) -> None:
   renewed = 0
   while True:
     try:
-      shared.run(commands(args))
+      *before, follow, delete = commands(args)
+      shared.run(before)
+      _followed(args, follow)
+      shared.run([delete])
       return
     except CommandError as error:
       state = _state(args)
@@ -228,7 +253,26 @@ def work(args: argparse.Namespace) -> None:
       told = f"the pod is gone; asking anew ({renewed} of {args.renew})"
       print(f"tpu_pod: {told}", file=sys.stderr, flush=True)
     shared.run([_delete(args)])
-    args.follow = False
+    args.follow = args.asked = False
+
+
+def _followed(args: argparse.Namespace, follow: Command) -> None:
+  """Follows a run to its end; a connection that was lost is made anew."""
+  lost = 0
+  while True:
+    began = time.monotonic()
+    try:
+      shared.run([follow])
+      return
+    except CommandError as error:
+      # 1 is gcloud's own answer for machines that are just being taken away.
+      network = error.status == NO_CONNECTION or (lost and error.status == 1)
+      if not network or lost == TRIES or _state(args) in GONE:
+        raise
+    lost = lost + 1 if time.monotonic() - began < PAUSE else 1
+    told = f"no connection to the log; again in {PAUSE} s ({lost} of {TRIES})"
+    print(f"tpu_pod: {told}", file=sys.stderr, flush=True)
+    time.sleep(PAUSE)
 
 
 def _state(args: argparse.Namespace) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -75,10 +74,10 @@ def _check(args: argparse.Namespace) -> None:
       verb.at_least_one(args, name)
   if args.decode_ms is not None and not args.decode_ms > 0:
     raise ValueError(f"--decode-ms is {args.decode_ms}: it must be > 0")
-  out = args.json or "-"
-  is_file = out != "-" and "://" not in out
-  if is_file and not os.path.isdir(os.path.dirname(out) or "."):
-    raise ValueError(f"--json is {out}: its folder must exist")
+  if args.json not in (None, "-"):
+    from p3d_jax.files import check_out
+
+    check_out(args.json, "--json")
 
 
 def _plan(

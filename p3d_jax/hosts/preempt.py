@@ -9,6 +9,7 @@ its batch, so that all learn of it with the same step.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import pathlib
 import signal
@@ -100,6 +101,8 @@ def metadata_server() -> str | None:
 
 def going(server: str) -> bool:
   """Asks the metadata server whether this instance is being taken away."""
+  # A proxy's page would be taken for a notice.
+  opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
   for name, quiet in _QUIET.items():
     request = urllib.request.Request(
       f"http://{server}/computeMetadata/v1/instance/{name}",
@@ -107,9 +110,9 @@ def going(server: str) -> bool:
     )
     # A server that does not answer says nothing: SIGTERM comes all the same.
     try:
-      with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-        said = answer.read().decode().strip()
-    except OSError:  # urllib's errors are of this kind
+      with opener.open(request, timeout=SECONDS) as answer:
+        said = answer.read().decode(errors="replace").strip()
+    except (OSError, http.client.HTTPException):  # urllib's are the former
       continue
     if said not in quiet:
       return True

@@ -158,8 +158,10 @@ class Roll:
     Args:
       error: the reason; of its text one line is told.
     """
+    global _current
     if self._line is None:
       self._ready.set()
+      _current = Roll()  # a Python session that has caught the error goes on
     elif not self._failing.is_set():
       text = " ".join(str(error).split()) or type(error).__name__
       self._failing.set()  # first: the answer may be there at once

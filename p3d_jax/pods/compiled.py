@@ -77,7 +77,7 @@ class Step:
   """A compiled training step; numbers are of one device and step.
 
   Attributes:
-    parameters: numbers that are trained.
+    parameters: of the network, those that `optim.freeze` keeps among them.
     forward_flop: of one clip: two a multiply-add, taps on padding counted.
     memory: that it takes.
     cost: what it computes, moves and sends, loops as often as they turn.

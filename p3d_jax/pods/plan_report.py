@@ -118,7 +118,7 @@ def _decoding(decode: dict[str, Any]) -> str:
   return (
     f"{decode['clips_a_second_a_host']:,.4g} clips/s a host at "
     f"{decode['ms_a_clip']:g} ms of CPU take {decode['cores_needed']:,.3g} of "
-    f"its {decode['cores']} cores"
+    f"its {decode['cores']} vCPUs"
   )
 
 

@@ -26,7 +26,9 @@ _SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 SHAPES = {"v5e": _FLAT, "v6e": _FLAT, "v4": _SOLID, "v5p": _SOLID}
 # A v4 chip has two cores that a TPU VM drives as one device; libtpu lists two
 # unless it is told so. A v5p chip is one device either way.
-_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
+_OPTIONS: dict[str, dict[str, Any]] = {"v4": {"chip_config_name": "megacore"}}
+# A machine of one chip: libtpu takes machines of 2x2 unless it is told.
+_ONE_CHIP = {"chips_per_host_bounds": (1, 1, 1)}
 # libtpu looks for the machine that it is on. Here it need not be on one, must
 # not ask the network for it, and leaves the chips of this one to others.
 _ENVIRONMENT = {
@@ -117,9 +119,10 @@ def _tpu(name: str, kind: str, shape: str) -> Topology:
   # What is set for a real machine stays.
   os.environ.update(_ENVIRONMENT | dict(os.environ))
   _prepare()
+  options = _OPTIONS.get(kind, {}) | (_ONE_CHIP if shape == "1x1" else {})
   try:
     found = topologies.get_topology_desc(
-      platform="tpu", topology_name=name, **_OPTIONS.get(kind, {})
+      platform="tpu", topology_name=name, **options
     )
   except jax.errors.JaxRuntimeError as error:
     raise ValueError(

@@ -11,6 +11,7 @@ import dataclasses
 
 GIB = 2**30
 _TPU = "docs.cloud.google.com/tpu/docs/"
+_NVIDIA = "www.nvidia.com/en-us/data-center/"
 _MACHINES = "docs.cloud.google.com/compute/docs/accelerator-optimized-machines"
 
 
@@ -33,8 +34,8 @@ class Chip:
     links: that it has to its neighbours; 4 span a 2D torus, 6 a 3D one, and
       1 stands for a switch.
     host_chips: chips of one machine of a pod.
-    host_cores: vCPUs of that machine.
-    source: the public pages that the figures are from.
+    host_cores: vCPUs of that machine: threads, two of which share a core.
+    source: the public pages that the figures are from, or which others quote.
   """
 
   name: str
@@ -62,7 +63,12 @@ class Chip:
 
 # The interconnect of TPUs is published as Gbit/s in one direction (older
 # pages) or as GB/s in both (newer ones): 1,600 Gbit/s are 400 GB/s both ways,
-# and 200 GB/s here. NVLink's GB/s are both ways.
+# and 200 GB/s here. NVLink's GB/s are both ways. A slice that is no torus (v5e
+# and v6e below 16x16, v4 and v5p with a side below 4) uses fewer links.
+#
+# Read on Google's own pages: the figures of its chips, and the vCPUs of v5e,
+# v6e and A3 High. Second-hand: NVIDIA's figures, as others quote its sheets and
+# white papers; the vCPUs of A2 and A3 Ultra, from lists of machine types.
 CHIPS = (
   Chip(
     name="v4",
@@ -75,7 +81,7 @@ CHIPS = (
     interconnect_bandwidth=6 * 50e9,  # Table 4 of the paper: 6 links
     links=6,
     host_chips=4,
-    host_cores=240,  # ct4p-hightpu-4t
+    host_cores=240,  # ct4p-hightpu-4t; not confirmed
     source=f"{_TPU}v4; arxiv.org/abs/2304.01433, Table 4",
   ),
   Chip(
@@ -105,7 +111,7 @@ CHIPS = (
     interconnect_bandwidth=4800e9 / 8,
     links=6,
     host_chips=4,
-    host_cores=208,  # ct5p-hightpu-4t
+    host_cores=208,  # ct5p-hightpu-4t; not confirmed
     source=f"{_TPU}v5p",
   ),
   Chip(
@@ -116,7 +122,7 @@ CHIPS = (
     hbm_bytes=32 * GIB,  # "32 GB"
     hbm_usable=3124 * GIB // 100,  # 31.24 GiB
     hbm_bandwidth=1638e9,
-    interconnect_bandwidth=800e9 / 2,  # 3,584 Gbit/s in older pages
+    interconnect_bandwidth=3200e9 / 8,  # 3,584 Gbit/s in older pages
     links=4,
     host_chips=4,  # as for v5e
     host_cores=180,  # ct6e-standard-4t
@@ -134,7 +140,7 @@ CHIPS = (
     links=1,
     host_chips=8,
     host_cores=96,  # a2-highgpu-8g
-    source=f"www.nvidia.com/en-us/data-center/a100; {_MACHINES}",
+    source=f"{_NVIDIA}a100 (second-hand); {_MACHINES}",
   ),
   Chip(
     name="a100-80",
@@ -148,7 +154,7 @@ CHIPS = (
     links=1,
     host_chips=8,
     host_cores=96,  # a2-ultragpu-8g
-    source=f"www.nvidia.com/en-us/data-center/a100; {_MACHINES}",
+    source=f"{_NVIDIA}a100 (second-hand); {_MACHINES}",
   ),
   Chip(
     name="h100",
@@ -162,7 +168,7 @@ CHIPS = (
     links=1,
     host_chips=8,
     host_cores=208,  # a3-highgpu-8g
-    source=f"www.nvidia.com/en-us/data-center/h100; {_MACHINES}",
+    source=f"{_NVIDIA}h100 (second-hand); {_MACHINES}",
   ),
   Chip(
     name="h200",
@@ -176,7 +182,7 @@ CHIPS = (
     links=1,
     host_chips=8,
     host_cores=224,  # a3-ultragpu-8g
-    source=f"www.nvidia.com/en-us/data-center/h200; {_MACHINES}",
+    source=f"{_NVIDIA}h200 (second-hand); {_MACHINES}",
   ),
 )
 

@@ -152,7 +152,8 @@ def default() -> ConfigDict:
   evaluation.batch = 8  # videos at once, over all devices
 
   config.checkpoint = checkpoint = ConfigDict()
-  checkpoint.every = 500  # steps; the last step is always saved
+  # Steps; the last one, and each one that is evaluated, are always saved.
+  checkpoint.every = 500
   checkpoint.keep = 3  # newest steps kept, and besides:
   checkpoint.keep_best = 1  # steps of the highest video hit@1
 

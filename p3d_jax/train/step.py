@@ -197,11 +197,15 @@ def _accumulated(
     grads, (new, metrics) = _gradients(
       recipe, params, stats, clips_of, labels_of, key, (places, len(clips))
     )
-    return jax.tree.map(jnp.add, total, (grads, new)), metrics
+    # Of the statistics the changes: the mean of frozen ones themselves would be
+    # off by a rounding, and step by step they would drift.
+    changes = jax.tree.map(jnp.subtract, new, stats)
+    return jax.tree.map(jnp.add, total, (grads, changes)), metrics
 
   zeros = jax.tree.map(jnp.zeros_like, (params, stats))
   total, metrics = jax.lax.scan(add, zeros, parts)
-  grads, new = jax.tree.map(lambda x: x / recipe.accumulate, total)
+  grads, changes = jax.tree.map(lambda x: x / recipe.accumulate, total)
+  new = jax.tree.map(jnp.add, stats, changes)
   return grads, (new, jax.tree.map(jnp.mean, metrics))
 
 

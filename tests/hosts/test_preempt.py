@@ -3,6 +3,7 @@
 import http.server
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -91,6 +92,39 @@ def test_what_the_metadata_server_says(
     while not notice.given and time.monotonic() < until:
       time.sleep(0.01)
     assert notice.given is goes
+
+
+def test_a_proxy_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+  """It would answer with a page of its own, which is no notice."""
+  with http.server.ThreadingHTTPServer(("localhost", 0), Metadata) as proxy:
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    for name in ("http_proxy", "HTTP_PROXY"):
+      monkeypatch.setenv(name, f"http://localhost:{proxy.server_port}")
+    monkeypatch.setattr(Metadata, "do_GET", _page)
+    # Where nobody listens: what is heard comes of the proxy.
+    assert preempt.going("127.0.0.2:1") is False
+    proxy.shutdown()
+
+
+def _page(self: http.server.BaseHTTPRequestHandler) -> None:
+  self.send_response(200)
+  self.end_headers()
+  self.wfile.write(b"<html>Who are you?</html>")
+
+
+def test_a_server_that_says_nothing_of_http_says_nothing() -> None:
+  with socket.create_server(("localhost", 0)) as server:
+    port = server.getsockname()[1]
+
+    def answer() -> None:
+      for _ in ANSWERS:
+        link, _ = server.accept()
+        with link:
+          link.recv(4096)
+          link.sendall(b"what?\r\n")
+
+    threading.Thread(target=answer, daemon=True).start()
+    assert preempt.going(f"localhost:{port}") is False
 
 
 def test_a_server_that_is_not_there_says_nothing() -> None:

@@ -464,6 +464,29 @@ def test_alone(tmp_path: pathlib.Path) -> None:
   assert "in reads_for_ever" in (tmp_path / "stall-host000.txt").read_text()
 
 
+def test_alone_after_an_error_it_watches_again() -> None:
+  """As in a notebook, where the next cell trains without meeting anybody."""
+  text = (
+    "import time\n"
+    "from p3d_jax.hosts import meeting, roll\n"
+    "roll.TICK = 0.1\n"
+    "try:\n"
+    "  with meeting.join(meeting.Meeting()) as met, met.watch(5):\n"
+    "    raise ValueError\n"
+    "except ValueError:\n"
+    "  time.sleep(0.5)\n"
+    "with roll.current().watch(0.5):\n"
+    "  time.sleep(5)\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", text],
+    stderr=subprocess.PIPE,
+    text=True,
+    env=small.environment(),
+  )
+  assert done.returncode == 76, done.stderr
+
+
 def test_an_abort_in_c_waits_for_the_line() -> None:
   text = """
 import ctypes, threading, time

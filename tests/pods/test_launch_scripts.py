@@ -129,7 +129,9 @@ def test_commands_of_a_pod() -> None:
   assert install == [
     *ssh,
     "--worker=all",
-    "--command=python3 -m pip install --user --quiet uv && "
+    "--command=if kill -0 $(cat p3d.pid 2> /dev/null) 2> /dev/null; then "
+    "echo 'a run goes on here: see --follow' >&2; exit 1; fi; "
+    "python3 -m pip install --user --quiet uv && "
     "~/.local/bin/uv venv --quiet --clear --python 3.12 ~/p3d && "
     "~/.local/bin/uv pip install --quiet --python ~/p3d/bin/python "
     f"'./{WHEEL}[tpu]' 'etils[epath-gcs]'",
@@ -149,6 +151,11 @@ def test_commands_of_a_pod() -> None:
   # A run that was started before is only followed.
   args.follow = True
   assert tpu_pod.commands(args) == [follow, delete]
+  # A pod that was asked for before is not asked for again.
+  args.follow, args.asked = False, True
+  assert tpu_pod.commands(args) == [
+    *(build, wait, copy, install, start, follow, delete)
+  ]
 
 
 @pytest.mark.parametrize(
@@ -217,16 +224,34 @@ def test_a_worker_starts_again(
   assert len(lines) == 2 * starts - 1  # and one for each new start
 
 
-# A gcloud whose states, and words at which it fails, are lines of files.
+def test_a_machine_that_is_shut_down_is_not_the_end(
+  tmp_path: pathlib.Path,
+) -> None:
+  """Its shell is killed before it can say how the run has ended."""
+  *_, follow, _ = tpu_pod.commands(arguments(tpu_pod))
+  (tmp_path / "p3d.log").write_text("step 7\n")
+  text = "sleep 0 & echo $! > p3d.pid; wait; "
+  text += follow[-1].removeprefix("--command=")
+  done = shell(text, tmp_path)
+  assert done.stdout == "step 7\n"
+  assert done.returncode == tpu_pod.NO_CONNECTION
+
+
+# A gcloud whose states, and words at which it fails, are lines of files; it
+# fails with status 7, or with one in a line of its own.
 GCLOUD = """
 case "$*" in *describe*)
-  head -n 1 states
+  state=$(head -n 1 states)
   [ $(wc -l < states) -eq 1 ] || sed -i 1d states
+  [ "$state" != OFFLINE ] || exit 1
+  echo "$state"
   exit 0
 esac
 if [ -s fails ] && [[ "$*" == *"$(head -n 1 fails)"* ]]; then
   sed -i 1d fails
-  exit 7
+  status=7
+  if [ -s statuses ]; then status=$(head -n 1 statuses); sed -i 1d statuses; fi
+  exit $status
 fi
 """
 
@@ -252,6 +277,9 @@ def pod(folder: pathlib.Path, states: str, fails: str = "") -> None:
     ),
     ("WAITING_FOR_RESOURCES FAILED", 1, "WAITING_FOR_RESOURCES FAILED"),
     ("ACCEPTED SUSPENDED", 1, "ACCEPTED SUSPENDED"),
+    # One answer of many that does not come is not the end of a long wait.
+    ("WAITING_FOR_RESOURCES OFFLINE ACTIVE", 0, "WAITING_FOR_RESOURCES ACTIVE"),
+    ("OFFLINE", 1, ""),
   ],
 )
 def test_waiting_for_a_pod(
@@ -332,6 +360,57 @@ def test_a_pod_that_was_taken_away_is_asked_for_anew(
   err = capfd.readouterr().err.splitlines()
   assert err[0] == "tpu_pod: the pod is gone; asking anew (1 of 1)"
   assert err[1:] == [f"tpu_pod: status 7 of: {shlex.join(before[-1])}"]
+
+
+@pytest.mark.parametrize(
+  ("statuses", "states", "follows", "status"),
+  [
+    pytest.param([255, 255], "ACTIVE", 3, 0, id="the run goes on"),
+    pytest.param([255, 1], "ACTIVE", 3, 0, id="and gcloud sees it late"),
+    pytest.param([1], "ACTIVE", 1, 1, id="a run that failed"),
+    pytest.param([255, 76], "ACTIVE", 2, 76, id="a run that is lost"),
+    pytest.param([255] * 9, "ACTIVE", 4, 255, id="it never comes back"),
+    # Machines are gone before the request says so.
+    pytest.param(
+      [255, 1],
+      "ACTIVE ACTIVE SUSPENDING SUSPENDED ACTIVE",
+      3,
+      0,
+      id="the pod is taken away",
+    ),
+  ],
+)
+def test_a_lost_connection_is_not_the_end_of_a_run(
+  statuses: list[int],
+  states: str,
+  follows: int,
+  status: int,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setattr(tpu_pod, "TRIES", 3)
+  monkeypatch.setattr(tpu_pod.time, "sleep", lambda seconds: None)
+  pod(tmp_path, states, fails="--worker=0\n" * len(statuses))
+  (tmp_path / "statuses").write_text("".join(f"{s}\n" for s in statuses))
+  assert launched(tpu_pod, tmp_path, monkeypatch) == status
+  ran = calls(tmp_path)
+  assert sum("--worker=0" in words for words in ran) == follows
+  assert sum("create" in words for words in ran) == 1 + ("SUSP" in states)
+  # After a good end alone the pod is given back; else it is asked for anew.
+  assert ("delete" in ran[-1]) == (status == 0)
+
+
+def test_nothing_is_installed_over_a_run(tmp_path: pathlib.Path) -> None:
+  tool(tmp_path / "bin", "python3", "exit 1")
+  *_, install, _, _, _ = tpu_pod.commands(arguments(tpu_pod))
+  text = install[-1].removeprefix("--command=")
+  run = "sleep 60 & echo $! > p3d.pid"
+  done = shell(f"{run}; ({text}); s=$?; kill $!; wait; exit $s", tmp_path)
+  assert done.returncode == 1
+  assert done.stderr.startswith("a run goes on here: see --follow\n")
+  assert calls(tmp_path) == []
+  shell(text, tmp_path)  # that one has ended
+  assert calls(tmp_path)[0][:3] == ["python3", "-m", "pip"]
 
 
 # GKE.
@@ -448,7 +527,34 @@ def test_slurm_queues_again(
   assert done.returncode == status
   assert done.stderr == ""
   requeue = ["scontrol", "requeue", "17"]
-  assert calls(tmp_path)[1:] == [requeue] * again
+  assert [x for x in calls(tmp_path) if "requeue" in x] == [requeue] * again
+
+
+@pytest.mark.parametrize(
+  ("states", "again"),
+  [
+    ('"job_state": [\n  "CANCELLED",\n  "COMPLETING"\n]', False),
+    ('"job_state": "CANCELLED"', False),  # before SLURM 23.11
+    ('"job_state": ["RUNNING"], "comment": "never CANCELLED"', True),
+  ],
+  ids=["cancelled", "one state", "runs"],
+)
+def test_a_job_that_is_cancelled_does_not_come_back(
+  states: str, again: bool, tmp_path: pathlib.Path
+) -> None:
+  """`scancel` is SIGTERM, too: the processes save, and end with 75."""
+  tool(tmp_path / "bin", "srun", "exit 75")
+  tool(
+    tmp_path / "bin",
+    "scontrol",
+    f"if [ $1 = --json ]; then cat << 'END'\n{states}\nEND\nfi",
+  )
+  done = shell(slurm.script(arguments(slurm)), tmp_path, SLURM_JOB_ID="17")
+  assert done.returncode == 75
+  assert done.stderr == ""
+  asked, *queued = calls(tmp_path)[1:]
+  assert asked == ["scontrol", "--json", "show", "job", "17"]
+  assert queued == [["scontrol", "requeue", "17"]] * again
 
 
 def test_the_script_of_a_job_waits_for_its_processes(

@@ -206,8 +206,14 @@ def test_parts_of_a_batch_are_multiplied():
     ),
     pytest.param(
       ("--topology=cpu", "--json=/no/such/plan.json"),
-      "--json is /no/such/plan.json: its folder must exist",
+      "--json='/no/such/plan.json': there is no such folder",
       id="json",
+    ),
+    pytest.param(
+      # Not after the compilation, which may take half an hour.
+      ("--topology=cpu", f"--classes={CLASSES}", "--json=/"),
+      "--json='/': it is a folder, not a file",
+      id="json folder",
     ),
     pytest.param(
       ("--topology=cpu", "--config.train.bath=9"),

@@ -1,5 +1,6 @@
 """One step against the same thing written out plainly."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -182,6 +183,23 @@ def test_accumulation_is_the_whole_batch_when_norms_are_frozen(
   live, _ = slim_step({})
   apart, _ = slim_step({}, accumulate=parts)
   assert distance(apart.params, live.params) > 1e-4  # statistics of a part
+
+
+def test_accumulation_leaves_frozen_statistics_to_the_bit() -> None:
+  """Five times a number by five is not always that number."""
+  module = small.network(freeze_norm="all")
+  params, stats = (
+    small.variables(module)[name] for name in ("params", "batch_stats")
+  )
+  tx = optax.sgd(0.01)
+  state = TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params))
+  batch = {
+    "clips": jnp.asarray(small.pixels(5)),
+    "labels": jnp.zeros((5, 1), jnp.int32),
+  }
+  recipe = step.Recipe(module, tx, small.PREPROCESSING, accumulate=5)
+  after, _ = jax.jit(functools.partial(step.train_step, recipe))(state, batch)
+  jax.tree.map(np.testing.assert_array_equal, after.batch_stats, stats)
 
 
 def test_accumulation_takes_the_mean_of_live_statistics() -> None:
