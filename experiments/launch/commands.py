@@ -16,6 +16,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from p3d_jax.train import config_check
+from p3d_jax.train import config_file as config_files
+
 # Of instances, TPUs and buckets on Google Cloud (RFC 1035), at most so long:
 # https://cloud.google.com/compute/docs/naming-resources
 GOOGLE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -63,17 +66,25 @@ class Parser(argparse.ArgumentParser):
     self.exit(2, f"{self.prog}: {message}\n")
 
 
-def check(args: argparse.Namespace) -> None:
-  """Refuses what no launcher can run.
+def check(args: argparse.Namespace, devices: int | None = None) -> None:
+  """Refuses what no launcher can run, before anything is rented.
+
+  Args:
+    args: of the launcher.
+    devices: that the run will have; None: not known.
 
   Raises:
-    ValueError: the config is not there, or a flag is none of the config.
+    ValueError: the config is not there, a flag is none of the config, or
+      training would refuse the config on so many devices.
   """
   if not pathlib.Path(config_file(args)).is_file():
     raise ValueError(f"--config is {args.config!r}: there is no such file")
   for flag in args.flags:
     if not flag.startswith("--config."):
       raise ValueError(f"{flag!r} is no field: write --config.FIELD=VALUE")
+  config = config_files.load(args.config, args.flags)
+  if devices is not None:
+    config_check.check(config, devices)
 
 
 def check_google(args: argparse.Namespace, longest: int = 63) -> None:
@@ -91,6 +102,18 @@ def check_google(args: argparse.Namespace, longest: int = 63) -> None:
     raise ValueError(f"--zone is {args.zone!r}: it must be like us-west4-a")
   if not re.fullmatch(r"gs://[^/\s]+", args.bucket):
     raise ValueError(f"--bucket is {args.bucket!r}: it must be like gs://name")
+
+
+def tpu_devices(kind: str) -> int | None:
+  """Returns the devices that jax has of a TPU type; None: not known.
+
+  Args:
+    kind: as "v5litepod-16". It counts the chips of v5e and v6e, each a device,
+      and the TensorCores of the others; of v4 and v5p two are a device.
+  """
+  name, _, count = kind.partition("-")
+  cores = {"v2": 1, "v3": 1, "v4": 2, "v5litepod": 1, "v5p": 2, "v6e": 1}
+  return int(count) // cores[name] if name in cores else None
 
 
 def config_file(args: argparse.Namespace) -> str:

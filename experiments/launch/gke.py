@@ -67,7 +67,6 @@ def parser() -> shared.Parser:
 
 def check(args: argparse.Namespace) -> None:
   """Raises a ValueError for what xpk or Google Cloud would refuse."""
-  shared.check(args)
   shared.check_google(args, LONGEST_NAME)
   config = pathlib.PurePath(shared.config_file(args))
   if args.base_image and (config.is_absolute() or ".." in config.parts):
@@ -79,6 +78,7 @@ def check(args: argparse.Namespace) -> None:
     raise ValueError(f"--type is {args.type!r}: it must be like v5litepod-256")
   if args.restarts < 0:
     raise ValueError(f"--restarts is {args.restarts}: it must be >= 0")
+  shared.check(args, shared.tpu_devices(args.type))
 
 
 def commands(args: argparse.Namespace) -> list[Command]:

@@ -23,7 +23,7 @@ and the one that writes may still be saving.
 The flags are those of https://slurm.schedmd.com/sbatch.html (--signal,
 --requeue, --open-mode; SLURM_RESTART_COUNT) and
 https://slurm.schedmd.com/srun.html (--label, --kill-on-bad-exit); preemption:
-https://slurm.schedmd.com/preempt.html; how a job can tell that it was cancelled:
+https://slurm.schedmd.com/preempt.html; the states of a job that was cancelled:
 https://wiki.umiacs.umd.edu/umiacs/index.php/SLURM/Preemption.
 """
 
@@ -64,7 +64,6 @@ def parser() -> shared.Parser:
 
 def check(args: argparse.Namespace) -> None:
   """Raises a ValueError for what SLURM would refuse, or could not share."""
-  shared.check(args)
   if not re.fullmatch(r"[\w.-]+", args.name):
     raise ValueError(
       f"--name is {args.name!r}: it must be letters, digits, '.', '_' and '-'"
@@ -79,6 +78,7 @@ def check(args: argparse.Namespace) -> None:
     given = getattr(args, name)
     if given is not None and not re.fullmatch(r"[\w.,-]+", given):
       raise ValueError(f"--{name} is {given!r}: it must be a name")
+  shared.check(args, args.nodes * args.gpus)
 
 
 def script(args: argparse.Namespace) -> str:
@@ -116,7 +116,7 @@ echo "ended with status $status after ${{SLURM_RESTART_COUNT:-0}} restarts"
 # 75: preempted, saved; 76: a host was lost; above 128: a death by a signal.
 if [ $status -eq 75 ] || [ $status -eq 76 ] ||
   {{ [ $status -gt 128 ] && [ $status -ne 130 ]; }}; then
-  # Of scancel: its text alone would say COMPLETING, whatever came before.
+  # Was it scancel? JSON has all states of the job, and not COMPLETING alone.
   if scontrol --json show job "$SLURM_JOB_ID" 2> /dev/null |
     grep -q '"CANCELLED"'; then
     echo "cancelled: not queued again"

@@ -96,8 +96,8 @@ START = (
   "rm -f p3d.status; nohup setsid bash -c {again} > p3d.log 2>&1 < /dev/null &"
   " echo $! > p3d.pid"
 )
-# Where the shell of the run is gone and has left no status, the machine is being
-# shut down: as good as no connection.
+# Where the shell of the run is gone and left no status, the machine is about to
+# go: as good as no connection.
 FOLLOW = (
   "tail -n +1 -f --pid=$(cat p3d.pid) p3d.log;"
   f" exit $(cat p3d.status || echo {NO_CONNECTION})"
@@ -143,7 +143,6 @@ def parser() -> shared.Parser:
 
 def check(args: argparse.Namespace) -> None:
   """Raises a ValueError for what Google Cloud would refuse."""
-  shared.check(args)
   shared.check_google(args)
   kind = re.fullmatch(r"([a-z0-9]+)-[1-9]\d*", args.type)
   if kind is None or kind[1] not in RUNTIMES:
@@ -154,6 +153,7 @@ def check(args: argparse.Namespace) -> None:
   for name in ("restarts", "renew"):
     if getattr(args, name) < 0:
       raise ValueError(f"--{name} is {getattr(args, name)}: it must be >= 0")
+  shared.check(args, shared.tpu_devices(args.type))
 
 
 def commands(args: argparse.Namespace) -> list[Command]:

@@ -112,13 +112,7 @@ class RunCheckpoints:
       raise model.CheckpointError(f"{self.directory} has no step")
     path = self.directory / str(step)
     model.check_network(model.read_record(path), record, path)
-    items = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        variables=ocp.args.StandardRestore(_abstract(state.variables)),
-        train=ocp.args.StandardRestore(_abstract(_train(state))),
-      ),
-    )
+    items = self._read(step, state)
     variables = items["variables"]
     model.check_digest(variables, model.read_record(path), path)
     params = variables["params"]
@@ -132,6 +126,24 @@ class RunCheckpoints:
       opt_state=items["train"]["opt_state"],
       ema=ema,
     )
+
+  def _read(self, step: int, state: Any) -> Any:
+    """Reads the arrays of a step."""
+    try:
+      return self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          variables=ocp.args.StandardRestore(_abstract(state.variables)),
+          train=ocp.args.StandardRestore(_abstract(_train(state))),
+        ),
+      )
+    # Not less: where a file is cut short, Orbax raises an Exception of no kind,
+    # with a page of text; what it comes of says it in a line.
+    except Exception as error:
+      reason = str(error.__cause__ or error).partition("\n")[0]
+      raise model.CheckpointError(
+        f"{self.directory / str(step)} is damaged, or cannot be read: {reason}"
+      ) from error
 
   def wait(self) -> None:
     """Waits until what was saved is whole.

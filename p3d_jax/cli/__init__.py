@@ -36,6 +36,7 @@ from p3d_jax.cli import (
   weights,
 )
 from p3d_jax.cli.verb import Verb
+from p3d_jax.hosts import ends
 from p3d_jax.version import __version__
 
 VERBS: dict[str, Verb] = {
@@ -87,21 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   try:
     return VERBS[args.verb].run(args)
-  except (ValueError, ArithmeticError, OSError) as error:
+  except (ValueError, ArithmeticError, OSError, ends.EndedError) as error:
     if os.environ.get("P3D_DEBUG"):
       raise
-    print(f"p3d {args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
-    return verb.left(2)
-  except KeyboardInterrupt:
-    print(f"p3d {args.verb}: interrupted", file=sys.stderr)
-    return verb.left(130)
-  except RuntimeError as error:
-    # Of p3d_jax/hosts/ends.py, which only a verb that can end so imports.
-    status = getattr(error, "status", None)
-    if status is None:
-      raise
-    print(f"p3d {args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
-    return verb.left(status)
+    text, status = " ".join(str(error).split()), ends.status_of(error)
+  except KeyboardInterrupt as error:
+    text, status = "interrupted", ends.status_of(error)
+  print(f"p3d {args.verb}: {text}", file=sys.stderr)
+  return verb.left(status)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -36,12 +36,13 @@ def _evaluate_together(args: argparse.Namespace) -> int:
   from p3d_jax.evaluate.evaluate import default_out, evaluate, report
 
   views = verb.views(args)
-  out = args.out or default_out(args.checkpoint, args.step, args.split, views)
+  step = verb.step(args)
+  out = args.out or default_out(args.checkpoint, step, args.split, views)
   result = evaluate(
     args.checkpoint,
     data=args.data,
     split=args.split,
-    step=args.step,
+    step=step,
     views=views,
     ks=verb.hits(args),
     batch=args.batch,

@@ -88,7 +88,7 @@ def _features_together(args: argparse.Namespace) -> int:
     per_clip=args.per_clip,
     views=verb.views(args),
     dtype=args.dtype,
-    step=args.step,
+    step=verb.step(args),
     batch=args.batch,
     reading=verb.reading(args),
     overwrite=args.overwrite,

@@ -50,6 +50,24 @@ def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def step(args: argparse.Namespace) -> int | str:
+  """Returns the step of a workdir that is meant, the same on all hosts.
+
+  "last" and "best" are looked up once, by the first host: a run that goes on
+  may have another one a moment later.
+  """
+  import numpy as np
+  from jax.experimental import multihost_utils
+
+  from p3d_jax.checkpoint import model
+  from p3d_jax.files import absolute
+
+  folder = model.find(args.checkpoint, args.step)
+  if folder.parent != absolute(args.checkpoint) / model.CHECKPOINTS:
+    return args.step  # it is one checkpoint, and no workdir
+  return int(multihost_utils.broadcast_one_to_all(np.int32(folder.name)))
+
+
 def at_least_one(args: argparse.Namespace, *names: str) -> None:
   """Raises a ValueError if a number on the command line is below one."""
   _at_least(1, args, names)

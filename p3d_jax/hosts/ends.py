@@ -27,3 +27,17 @@ class LostError(EndedError):
   """A host did not come, is gone or hangs, or a step took too long."""
 
   status = 76
+
+
+def status_of(error: BaseException) -> int:
+  """Returns the exit status of a command line that ends with an error.
+
+  130 is the user's own Ctrl-C, 2 what the user can mend, 1 what nobody has
+  foreseen. A launcher starts a run again after none of them.
+  """
+  if isinstance(error, EndedError):
+    return error.status
+  if isinstance(error, KeyboardInterrupt):
+    return 130
+  mistakes = (ValueError, ArithmeticError, OSError)
+  return 2 if isinstance(error, mistakes) else 1

@@ -165,7 +165,8 @@ class Roll:
     elif not self._failing.is_set():
       text = " ".join(str(error).split()) or type(error).__name__
       self._failing.set()  # first: the answer may be there at once
-      if self._line.send({"stopped": text}):
+      status = ends.status_of(error)
+      if self._line.send({"stopped": text, "status": status}):
         self._told.wait(LEAVING + 2 * TICK)
       sys.excepthook = _last_traceback
 
@@ -275,7 +276,9 @@ class Roll:
       stacks = f"{host} stands at {doing!r} for {passed:.0f} s; its stacks:"
       if self._out is not None:
         file = self._out / f"stall-host{self.process:03d}.txt"
-    stop.stop(message["end"], stacks, file)
+    # What one host's mistake ends, no launcher should start again.
+    status = int(message.get("status", ends.LostError.status))
+    stop.stop(message["end"], stacks, file, status)
 
 
 def _of_another_host(error: BaseException | None) -> bool:

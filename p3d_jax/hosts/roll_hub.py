@@ -191,7 +191,8 @@ class Hub(threading.Thread):
       self._lost = float(message["lost"])
     if "stopped" in message:
       line = f"{member} stopped: {message['stopped']}"
-      return {"end": line, "wait": SAME}, [member]
+      status = int(message["status"])
+      return {"end": line, "wait": SAME, "status": status}, [member]
     if "end" in message:  # it had no sign of process 0
       return {"end": message["end"]}, []
     if "late" in message:

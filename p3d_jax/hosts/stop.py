@@ -29,9 +29,12 @@ _FIRST = threading.Lock()
 
 
 def stop(
-  reason: str, stacks: str = "", file: epath.Path | None = None
+  reason: str,
+  stacks: str = "",
+  file: epath.Path | None = None,
+  status: int = LostError.status,
 ) -> NoReturn:
-  """Ends this process with one line and `LostError`'s status.
+  """Ends this process with one line.
 
   Of several reasons at once the first is told.
 
@@ -39,6 +42,7 @@ def stop(
     reason: the line.
     stacks: a line to write above the stacks of all threads; "": no stacks.
     file: that the stacks are written to besides standard error.
+    status: of the process.
   """
   if not _FIRST.acquire(blocking=False):
     threading.Event().wait()
@@ -48,7 +52,7 @@ def stop(
   )
   said.start()
   said.join(LAST_WORDS)
-  _end(LostError.status)
+  _end(status)
 
 
 def leave(status: int) -> NoReturn:

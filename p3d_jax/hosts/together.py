@@ -15,8 +15,18 @@ import orbax.checkpoint as ocp
 
 SECONDS = 3_600  # that the last host may compile longer than the first
 
-# A barrier's name is used once. All hosts make the same functions in turn.
+# A barrier's name is used once. All hosts come to the same ones in turn.
 _numbers = itertools.count()
+
+
+def wait() -> None:
+  """Waits until all hosts have come here."""
+  ocp.multihost.sync_global_processes(
+    f"p3d-together-{next(_numbers)}",
+    timeout=SECONDS,
+    # All of them: without, Orbax would exchange something by the devices.
+    processes=set(range(jax.process_count())),
+  )
 
 
 class Together:
@@ -34,11 +44,6 @@ class Together:
     """Returns what the function does."""
     if not self._ready:
       self._function = self._function.lower(*args).compile()
-      ocp.multihost.sync_global_processes(
-        f"p3d-compiled-{next(_numbers)}",
-        timeout=SECONDS,
-        # All of them: without, Orbax would exchange something by the devices.
-        processes=set(range(jax.process_count())),
-      )
+      wait()
       self._ready = True
     return self._function(*args)

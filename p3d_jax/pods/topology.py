@@ -29,6 +29,9 @@ SHAPES = {"v5e": _FLAT, "v6e": _FLAT, "v4": _SOLID, "v5p": _SOLID}
 _OPTIONS: dict[str, dict[str, Any]] = {"v4": {"chip_config_name": "megacore"}}
 # A machine of one chip: libtpu takes machines of 2x2 unless it is told.
 _ONE_CHIP = {"chips_per_host_bounds": (1, 1, 1)}
+# vCPUs of a machine of one chip (ct5lp-hightpu-1t, ct6e-standard-1t): the same
+# pages. All others have `chips.Chip.host_chips`.
+_SINGLE = {"v5e": 24, "v6e": 44}
 # libtpu looks for the machine that it is on. Here it need not be on one, must
 # not ask the network for it, and leaves the chips of this one to others.
 _ENVIRONMENT = {
@@ -140,9 +143,7 @@ def _tpu(name: str, kind: str, shape: str) -> Topology:
   hosts = len({device.process_index for device in devices})
   cores = None
   if chip is not None:
-    # A machine with fewer chips has as many fewer cores.
-    share = min(1.0, count / hosts / chip.host_chips)
-    cores = round(chip.host_cores * share)
+    cores = _SINGLE[chip.name] if count == 1 else chip.host_cores
   return Topology(name, devices, chip, hosts, cores)
 
 

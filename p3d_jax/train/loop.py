@@ -32,7 +32,15 @@ from p3d_jax.models import p3d, schedule, zoo
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.progress import Bar
 from p3d_jax.train import config as configs
-from p3d_jax.train import config_check, init, logs, optim, sharding, step
+from p3d_jax.train import (
+  config_check,
+  init,
+  logs,
+  optim,
+  sharding,
+  shared,
+  step,
+)
 from p3d_jax.train import recipe as recipes
 from p3d_jax.train import state as states
 from p3d_jax.train.compile_cache import compile_cache
@@ -112,10 +120,11 @@ def train(
   # Everything that can be refused is, before anything is written.
   run = prepare(config, workdir, devices)
   config = run.config
+  compile_cache(config.compile.cache)
   _make(run.workdir)
   if jax.process_index() == 0:
     logs.write_config(run.workdir, config)
-  compile_cache(config.compile.cache)
+  shared.check_shared(run.workdir / logs.CONFIG, "workdir")
   checkpoints = RunCheckpoints(
     run.workdir,
     keep=config.checkpoint.keep,
@@ -126,9 +135,11 @@ def train(
   )
   with watch, Notice() as notice, contextlib.closing(checkpoints):
     start = checkpoints.last() or 0
+    _check_alike(run, start)
     bar = Bar("train", config.train.steps, start, host=jax.process_index())
     if start == config.train.steps and not _owes(run, start):
-      bar.say(f"{run.workdir} has reached step {start}: nothing to train")
+      if jax.process_index() == 0:
+        bar.say(f"{run.workdir} has reached step {start}: nothing to train")
       return _last_evaluation(run.workdir)
     state = _state(run, checkpoints)
     run.start = run.start.without_weights()  # the host's memory is for clips
@@ -149,6 +160,18 @@ def _make(workdir: epath.Path) -> None:
     raise ValueError(
       f"workdir is {workdir}: it cannot be made: {error.strerror or error}"
     ) from error
+
+
+def _check_alike(run: Run, start: int) -> None:
+  """Raises if the hosts would not begin with the same numbers.
+
+  `init_from` may be a run that goes on: each host took its newest step.
+  """
+  begun = f"stands at step {start}"
+  if run.start.origin is not None:
+    begun += f", began with {run.start.origin['sha256']}"
+  rule = "all hosts must read the same: is another run writing there?"
+  shared.check_same(begun, f"workdir is {run.workdir}", rule)
 
 
 def prepare(

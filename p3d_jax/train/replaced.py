@@ -6,6 +6,7 @@ import collections
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 
 from p3d_jax.progress import Bar
@@ -47,6 +48,7 @@ class Replaced:
     self._last: collections.deque[bool] = collections.deque(maxlen=WINDOW)
     self._said = set(said)
     self._own: dict[int, list[str]] = {}  # of steps that are not settled
+    self._rows = batch  # that a host reads of a step
 
   def hold(self, step: int, rows: dict[str, Any]) -> None:
     """Keeps what this host's rows of a step say until `count` is told of it.
@@ -56,6 +58,7 @@ class Replaced:
       rows: as `pipeline.train_batches` yields them.
     """
     replaced = np.asarray(rows["replaced"]) > 0
+    self._rows = len(replaced)
     if replaced.any():
       self._own[step] = [str(text) for text in rows["problem"][replaced]]
 
@@ -72,11 +75,14 @@ class Replaced:
     self._last.extend([False] * (self._batch - clips) + [True] * clips)
     if not clips:
       return
-    problems = gathered(self._own.pop(step, []), self._batch)
+    problems = gathered(self._own.pop(step, []), self._rows)
     for problem in problems:
       if problem not in self._said:
         self._said.add(problem)
-        self._bar.say(f"step {step}: {problem}; another video takes its place")
+        if jax.process_index() == 0:  # what all hosts know, one says
+          self._bar.say(
+            f"step {step}: {problem}; another video takes its place"
+          )
         self._log.note(step, "replaced", {"problem": problem})
     count = sum(self._last)
     if count > self._limit * WINDOW:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 import p3d_jax
+from p3d_jax import cli
 from p3d_jax.data.clips import Views
 from p3d_jax.data.sets import open_set
+from p3d_jax.evaluate import evaluate as evaluations
 from p3d_jax.evaluate.evaluate import default_out, evaluate, report
 from p3d_jax.evaluate.predict import Predictor
 from p3d_jax.train import sharding
@@ -167,3 +170,23 @@ def test_a_set_of_other_classes_is_refused(tmp_path: pathlib.Path) -> None:
     evaluate(tmp_path / "x", data=small.dataset())
   with pytest.raises(ValueError, match=r"8 \(pan_left, .*, not .*init_from$"):
     evaluate(tmp_path / "x", data=small.dataset(), split="test")
+
+
+def test_a_step_that_comes_meanwhile_is_not_taken(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """The run goes on while it is evaluated: the file's name is what it holds."""
+  run, later = tmp_path / "run", tmp_path / "4"
+  shutil.copytree(small.trained(), run)
+  newest = run / "checkpoints" / "4"
+  newest.rename(later)
+
+  def saved(*args: Any) -> Any:
+    later.rename(newest)
+    return default_out(*args)
+
+  monkeypatch.setattr(evaluations, "default_out", saved)
+  assert cli.main(["evaluate", str(run), "--clips=1"]) == 0
+  (out,) = run.glob("evaluation-*.json")
+  assert out.name == "evaluation-2-test.json"
+  assert json.loads(out.read_text())["checkpoint"].endswith("checkpoints/2")

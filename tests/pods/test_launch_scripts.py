@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from experiments.launch import commands as shared
 from experiments.launch import gke, gpus, slurm, tpu_pod
 from p3d_jax import cli
 from p3d_jax.train import config_check, config_file
@@ -18,6 +19,17 @@ from tests import small
 
 DEMO = "experiments/configs/demo.py"
 FLAG = "--config.data.dir=gs://b/my sets"
+# A config that eight and sixteen devices can run, with an argument too.
+CONFIG = """
+from p3d_jax.train import config
+
+def get_config(argument=None):
+  made = config.default()
+  made.data.dir = "gs://b/sets"
+  made.data.cache = "/tmp/sets"
+  made.train.batch = made.eval.batch = 16
+  return made
+"""
 WHEEL = f"p3d_jax-{__version__}-py3-none-any.whl"
 PLACE = "--project=p --zone=us-west4-a"
 WORDS = {
@@ -164,7 +176,7 @@ def test_commands_of_a_pod() -> None:
     ("v4-8", "tpu-ubuntu2204-base"),
     ("v5litepod-1", "v2-alpha-tpuv5-lite"),
     ("v5p-8", "v2-alpha-tpuv5"),
-    ("v6e-256", "v2-alpha-tpuv6e"),
+    ("v6e-16", "v2-alpha-tpuv6e"),
   ],
 )
 def test_the_software_of_a_type(kind: str, runtime: str) -> None:
@@ -302,7 +314,7 @@ def launched(
   """Runs a launcher with the tools of `folder/bin`, in that folder."""
   config = folder / DEMO
   config.parent.mkdir(parents=True)
-  config.write_text("")
+  config.write_text(CONFIG)
   monkeypatch.chdir(folder)
   monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
   return module.main([*WORDS[module].split(), *more])
@@ -577,7 +589,7 @@ def test_a_job_is_written_and_submitted(
 ) -> None:
   """And what `--dry-run` prints, pasted into a shell, does the same."""
   tool(tmp_path / "bin", "sbatch", "")
-  flags = ["--", "--config.model.schedule='A $B'"]
+  flags = ["--", "--config.data.dir=/sets of 'A $B'"]
   assert launched(slurm, tmp_path, monkeypatch, *flags) == 0
   written = (tmp_path / "my-run.sbatch").read_text()
   (tmp_path / "my-run.sbatch").unlink()
@@ -623,7 +635,7 @@ def test_a_dry_run_prints_lines_that_can_be_pasted(
   monkeypatch.setattr(subprocess, "run", None)
   monkeypatch.setattr(subprocess, "Popen", None)
   config = tmp_path / "my config.py"
-  config.write_text("")
+  config.write_text(CONFIG)
   monkeypatch.chdir(tmp_path)
   words = [
     w if w != DEMO else "my config.py:two" for w in WORDS[module].split()
@@ -689,6 +701,56 @@ def test_mistakes_are_one_line_and_nothing_is_run(
   words = changed(WORDS[module], name, value)
   assert told in refused(module, words, capsys)
   assert told in refused(module, [*words, "--dry-run"], capsys)
+
+
+@pytest.mark.parametrize(
+  ("module", "flags", "told"),
+  [
+    (
+      tpu_pod,
+      ["--config.train.bath=9"],
+      "no field 'bath'; did you mean 'batch'",
+    ),
+    (
+      tpu_pod,
+      ["--config.train.batch=24"],
+      "config.train.batch is 24: it must be a multiple of train.accumulate (1) "
+      "times the 16 devices",
+    ),
+    (gke, ["--config.train.batch=24"], "times the 16 devices"),
+    (slurm, ["--config.train.batch=12"], "times the 8 devices"),
+    (gpus, ["--config.train.batch=many"], "config.train.batch"),
+  ],
+  ids=["field", "tpu_pod", "gke", "slurm", "gpus"],
+)
+def test_a_config_that_cannot_run_is_told_before_anything_is_rented(
+  module: ModuleType,
+  flags: list[str],
+  told: str,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture,
+) -> None:
+  monkeypatch.setattr(subprocess, "run", None)
+  assert launched(module, tmp_path, monkeypatch, "--", *flags) == 2
+  out, err = capsys.readouterr()
+  assert out == ""
+  assert err.count("\n") == 1
+  assert told in err
+
+
+@pytest.mark.parametrize(
+  ("kind", "devices"),
+  [
+    ("v2-8", 8),
+    ("v4-32", 16),
+    ("v5litepod-16", 16),
+    ("v5p-8", 4),
+    ("x-8", None),
+  ],
+)
+def test_devices_of_a_type(kind: str, devices: int | None) -> None:
+  assert shared.tpu_devices(kind) == devices
 
 
 def test_other_mistakes(

@@ -172,7 +172,9 @@ from p3d_jax.pods import topology
 found = {}
 for name in NAMES:
   place = topology.find(name)
-  found[name] = [len(place.devices), place.hosts, place.chip.name]
+  found[name] = [
+    len(place.devices), place.hosts, place.cores, place.chip.name
+  ]
 print(json.dumps(found))
 """
 
@@ -180,12 +182,14 @@ print(json.dumps(found))
 def test_a_device_is_a_chip():
   """A v4 chip has two cores, which a TPU VM drives as one device."""
   names = {
-    "v5e:1x1": [1, 1, "v5e"],
-    "v5e:16x16": [256, 64, "v5e"],
-    "v6e:4x4": [16, 4, "v6e"],
-    "v4:2x2x2": [8, 2, "v4"],
-    "v4:4x4x8": [128, 32, "v4"],
-    "v5p:2x2x1": [4, 1, "v5p"],
+    "v5e:1x1": [1, 1, 24, "v5e"],
+    "v5e:2x2": [4, 1, 112, "v5e"],
+    "v5e:16x16": [256, 64, 112, "v5e"],
+    "v6e:1x1": [1, 1, 44, "v6e"],
+    "v6e:4x4": [16, 4, 180, "v6e"],
+    "v4:2x2x2": [8, 2, 240, "v4"],
+    "v4:4x4x8": [128, 32, 240, "v4"],
+    "v5p:2x2x1": [4, 1, 208, "v5p"],
   }
   assert script(CHIPS_OF.replace("NAMES", repr(list(names)))) == names
 

@@ -1,12 +1,13 @@
 """A process of a run, as `p3d train` makes one, with what a test needs of it.
 
     python -m tests.train.run_processes WORKDIR SECTIONS [--stop STEP] [--out F]
-        [--hang STEP]
+        [--hang STEP] [--own-disks]
 
 The processes find each other as `p3d launch local` tells them. `--stop` has
 process 0 be preempted after a step, `--hang` has process 1 stand still as it
-reads the next one. `--out` evaluates at the end. Each process writes the sha256
-of every step's global batch to WORKDIR/batches-PROCESS.json.
+reads the next one. `--out` evaluates at the end. With `--own-disks` each has a
+workdir of its own, as a folder of a host's disk would be. Each process writes
+the sha256 of every step's global batch to WORKDIR/batches-PROCESS.json.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import numpy as np
 from p3d_jax.data.clips import Views
 from p3d_jax.evaluate.evaluate import evaluate
 from p3d_jax.hosts import ends, meeting, roll
-from p3d_jax.train import loop, sharding
+from p3d_jax.train import loop, sharding, shared
 from tests import small
 
 
@@ -80,10 +81,15 @@ def main() -> int:
   parser.add_argument("--stop", type=int)
   parser.add_argument("--hang", type=int)
   parser.add_argument("--out")
+  parser.add_argument("--own-disks", action="store_true")
   args = parser.parse_args()
   args.workdir.mkdir(parents=True, exist_ok=True)
   try:
     with meeting.join(meeting.Meeting(wait=120)):
+      if args.own_disks:
+        shared.SEEN = 1
+        args.workdir /= str(jax.process_index())
+        args.workdir.mkdir()
       record_batches(args.workdir)
       if args.stop and jax.process_index() == 0:
         preempt_at(args.stop)

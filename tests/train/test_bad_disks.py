@@ -1,11 +1,17 @@
 """Disks that are full or may not be written: a line, and nothing lost."""
 
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
+import pytest
+
 from p3d_jax.checkpoint import model
+from p3d_jax.train.loop import train
 from tests import small
+from tests.train import launched
 
 # No file may be larger than 20,000 bytes: a checkpoint's are.
 FULL = """
@@ -83,3 +89,37 @@ def test_a_workdir_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     "denied"
   ]
   assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_workdir_of_each_hosts_own(tmp_path: pathlib.Path) -> None:
+  """As /tmp/run is: no step could be saved whole, nor be gone on from."""
+  processes = launched.started(
+    2, tmp_path, launched.sections(), "--own-disks", devices=2
+  )
+  for process, (status, said) in enumerate(launched.ended(processes)):
+    assert status == 1
+    # (run_processes.py catches no ValueError.)
+    assert said.splitlines()[-1] == (
+      f"ValueError: workdir is {tmp_path / str(process)}: process 0 has "
+      "config.json, process 1 has no config.json; it must be one folder that "
+      "all hosts see, as on gs://"
+    )
+
+
+@pytest.mark.parametrize("part", ["variables", "train"])
+def test_a_step_that_is_cut_short(tmp_path: pathlib.Path, part: str) -> None:
+  """As by a copy that was broken off: one line, and not a page of Orbax's."""
+  run = tmp_path / "run"
+  shutil.copytree(small.trained(), run)
+  step = run / "checkpoints" / "4"
+  files = [path for path in (step / part).rglob("*") if path.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  os.truncate(largest, largest.stat().st_size // 2)
+  (run / "metrics.jsonl").unlink()  # step 4 is still to be evaluated
+  with pytest.raises(
+    model.CheckpointError, match=f"{step} is damaged, or cannot be read: .*"
+  ) as caught:
+    train(small.config(), run)
+  assert len(str(caught.value).splitlines()) == 1
+  assert part in str(caught.value)

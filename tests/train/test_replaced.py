@@ -15,6 +15,7 @@ from p3d_jax.data.pipeline import Reading
 from p3d_jax.data.sets import open_set
 from p3d_jax.evaluate.evaluate import evaluate
 from p3d_jax.train import logs
+from p3d_jax.train import replaced as replacing
 from p3d_jax.train.loop import train
 from p3d_jax.train.replaced import (
   Replaced,
@@ -206,6 +207,27 @@ def test_steps_are_counted_when_they_are_settled() -> None:
   assert heard.heard[1::2] == ["1 replaced a", "1 replaced b"]
   replaced.count(2, 1)
   assert heard.heard[5] == "2 replaced c"
+
+
+def test_hosts_exchange_no_more_than_their_rows(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  """Of 256 hosts' 4,096 clips, 16 texts each; the first one says them."""
+  heard: Any = Heard()
+  asked: list[int] = []
+
+  def gathered(texts: list[str], most: int) -> list[str]:
+    asked.append(most)
+    return texts
+
+  monkeypatch.setattr(replacing, "gathered", gathered)
+  monkeypatch.setattr(replacing.jax, "process_index", lambda: 7)
+  replaced = Replaced(heard, heard, 1.0, batch=4096)
+  found = np.array(["a"] + [""] * 15)
+  replaced.hold(1, {"replaced": found != "", "problem": found})
+  replaced.count(1, 1)
+  assert asked == [16]
+  assert heard.heard == ["1 replaced a"]  # which the log of this host drops
 
 
 def test_a_limit_of_zero_stops_at_the_first() -> None:
