@@ -16,6 +16,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from ml_collections import ConfigDict
+
+from p3d_jax import files
 from p3d_jax.train import config_check
 from p3d_jax.train import config_file as config_files
 
@@ -23,6 +26,21 @@ from p3d_jax.train import config_file as config_files
 # https://cloud.google.com/compute/docs/naming-resources
 GOOGLE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 ZONE = re.compile(r"[a-z]+-[a-z]+\d+-[a-z]")
+# Kind of TPU -> numbers that its types end with: cloud.google.com/tpu/docs/v2,
+# v3, v4, v5e, v5p, v6e, and .../regions-zones. They count the chips of v5e and
+# v6e, and the TensorCores, two a chip, of the others.
+_LITE = (1, 4, 8, 16, 32, 64, 128, 256)
+SLICES = {
+  "v2": (8, 32, 128, 256, 512),
+  "v3": (8, 32, 64, 128, 256, 512, 1024, 2048),
+  "v4": (8, 16, 32, 64),
+  "v5litepod": _LITE,  # v5e
+  "v5p": (8, 16, 32, 64),
+  "v6e": _LITE,
+}
+# And any number of cubes of 4x4x4 chips, up to so many TensorCores.
+CUBE = 128
+CUBES = {"v4": 8192, "v5p": 12288}
 
 Command = list[str]
 
@@ -66,12 +84,15 @@ class Parser(argparse.ArgumentParser):
     self.exit(2, f"{self.prog}: {message}\n")
 
 
-def check(args: argparse.Namespace, devices: int | None = None) -> None:
+def check(args: argparse.Namespace, devices: int | None = None) -> ConfigDict:
   """Refuses what no launcher can run, before anything is rented.
 
   Args:
     args: of the launcher.
     devices: that the run will have; None: not known.
+
+  Returns:
+    The config.
 
   Raises:
     ValueError: the config is not there, a flag is none of the config, or
@@ -85,6 +106,30 @@ def check(args: argparse.Namespace, devices: int | None = None) -> None:
   config = config_files.load(args.config, args.flags)
   if devices is not None:
     config_check.check(config, devices)
+  return config
+
+
+def check_reachable(config: ConfigDict, own: bool) -> None:
+  """Refuses folders that machines which are yet to be rented do not have.
+
+  Args:
+    config: of the run.
+    own: whether the machines may have folders of their own, as of a disk that
+      was attached to them; they are named by absolute paths.
+
+  Raises:
+    ValueError: the data or the weights to begin with are not on gs://.
+  """
+  for field in ("init_from", "data.dir"):
+    given = config_check.get(config, field)
+    if not given or files.on_store(given):
+      continue
+    if own and pathlib.PurePath(given).is_absolute():
+      continue
+    raise ValueError(
+      f"config.{field} is {given!r}: the machines do not have it; copy it to "
+      f"the bucket, and give --config.{field}=gs://..."
+    )
 
 
 def check_google(args: argparse.Namespace, longest: int = 63) -> None:
@@ -102,6 +147,26 @@ def check_google(args: argparse.Namespace, longest: int = 63) -> None:
     raise ValueError(f"--zone is {args.zone!r}: it must be like us-west4-a")
   if not re.fullmatch(r"gs://[^/\s]+", args.bucket):
     raise ValueError(f"--bucket is {args.bucket!r}: it must be like gs://name")
+
+
+def check_slice(kind: str) -> None:
+  """Refuses a TPU type, as "v5litepod-17", of which there is no such slice.
+
+  Raises:
+    ValueError: the kind is known, and has none of that size.
+  """
+  name, _, count = kind.partition("-")
+  sizes, most = SLICES.get(name), CUBES.get(name, 0)
+  if sizes is None or int(count) in sizes:
+    return
+  if int(count) % CUBE == 0 and int(count) <= most:
+    return
+  known = ", ".join(map(str, sizes))
+  more = f" and multiples of {CUBE} up to {most}" if most else ""
+  raise ValueError(
+    f"--type is {kind!r}: there is no such slice; of {name} there are "
+    f"{known}{more}"
+  )
 
 
 def tpu_devices(kind: str) -> int | None:

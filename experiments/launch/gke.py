@@ -5,6 +5,7 @@ r"""A run on a TPU slice of a GKE cluster, with xpk.
       --bucket gs://my-bucket --base-image python:3.12 \
       --config experiments/configs/sports1m_p3d199.py --dry-run \
       -- --config.data.dir=gs://my-bucket/sets/sports1m \
+      --config.init_from=gs://my-bucket/weights/resnet152_ABC \
       --config.data.cache=/tmp/sets --config.eval.batch=128 \
       --config.mesh.space=2 --config.mesh.gather=res5
 
@@ -13,8 +14,10 @@ into an image on top of it, and each container installs the package first. With
 `--image` the image has the package, and the config at the same path. The
 cluster is made once, with `xpk cluster create`, which knows `--spot`.
 
-The set of jobs is started again `--restarts` times, for status 75 (preempted)
-and 76 (a host was lost) as for deaths by a signal; Kubernetes counts all alike.
+The set of jobs is started again `--restarts` times: for 75 (preempted) and 76 (a
+host was lost), which are asked for here, and for 42 and 127 to 255, for which
+xpk does so unasked. Deaths by a signal are among these (137: killed, or out of
+memory), an interrupt (130) too; Kubernetes counts all alike.
 The second command waits for the end, a week at most, and says in its status
 whether it was a good one (0) or not (125).
 
@@ -78,7 +81,10 @@ def check(args: argparse.Namespace) -> None:
     raise ValueError(f"--type is {args.type!r}: it must be like v5litepod-256")
   if args.restarts < 0:
     raise ValueError(f"--restarts is {args.restarts}: it must be >= 0")
-  shared.check(args, shared.tpu_devices(args.type))
+  shared.check_slice(args.type)
+  config = shared.check(args, shared.tpu_devices(args.type))
+  # Of a base image it is known that it has only Python.
+  shared.check_reachable(config, own=args.image is not None)
 
 
 def commands(args: argparse.Namespace) -> list[Command]:

@@ -3,7 +3,8 @@ r"""A run on the GPU machines of a SLURM cluster: a script for sbatch.
     python -m experiments.launch.slurm --name my-run --nodes 2 --gpus 8 \
       --time 24:00:00 --partition gpu --workdir /shared/runs/my-run \
       --config experiments/configs/sports1m_p3d199.py --dry-run \
-      -- --config.data.dir=/shared/sets/sports1m --config.eval.batch=16
+      -- --config.data.dir=/shared/sets/sports1m --config.eval.batch=16 \
+      --config.init_from=/shared/weights/resnet152_ABC
 
 Writes NAME.sbatch and submits it; `--dry-run` prints lines that do the same.
 `p3d` must be on the PATH of the job (activate its environment before), and the
@@ -41,8 +42,9 @@ from experiments.launch.commands import Command
 
 # Seconds before the end of the job's time.
 WARNING = 120
-# Acceptable times of sbatch: minutes, with seconds, with hours, with days.
-TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}")
+# Those times of sbatch that have hours: a number alone is minutes there, and
+# two are minutes and seconds.
+TIME = re.compile(r"\d+-\d+(:[0-5]\d){0,2}|\d+(:[0-5]\d){2}")
 
 
 def parser() -> shared.Parser:
@@ -53,7 +55,7 @@ def parser() -> shared.Parser:
   made.add_argument("--nodes", type=int, default=1, help="default: 1")
   made.add_argument("--gpus", type=int, default=8, help="a node (default: 8)")
   made.add_argument("--cpus", type=int, help="cores a node; default: SLURM's")
-  made.add_argument("--time", required=True, help="as 24:00:00")
+  made.add_argument("--time", required=True, help="HH:MM:SS or D-HH")
   made.add_argument("--partition")
   made.add_argument("--account")
   made.add_argument(
@@ -69,7 +71,10 @@ def check(args: argparse.Namespace) -> None:
       f"--name is {args.name!r}: it must be letters, digits, '.', '_' and '-'"
     )
   if not TIME.fullmatch(args.time):
-    raise ValueError(f"--time is {args.time!r}: it must be like 24:00:00")
+    raise ValueError(
+      f"--time is {args.time!r}: it must be HH:MM:SS or D-HH[:MM[:SS]], as "
+      "24:00:00 (to SLURM 24 is minutes)"
+    )
   for name, least in (("nodes", 1), ("gpus", 1), ("cpus", 1), ("restarts", 0)):
     given = getattr(args, name)
     if given is not None and given < least:

@@ -4,6 +4,7 @@ r"""A run on a TPU pod of virtual machines: asked for, used and given back.
       --zone us-west4-a --project my-project --bucket gs://my-bucket \
       --config experiments/configs/sports1m_p3d199.py --spot --dry-run \
       -- --config.data.dir=gs://my-bucket/sets/sports1m \
+      --config.init_from=gs://my-bucket/weights/resnet152_ABC \
       --config.data.cache=/tmp/sets --config.eval.batch=128 \
       --config.mesh.space=2 --config.mesh.gather=res5
 
@@ -43,8 +44,7 @@ from experiments.launch import commands as shared
 from experiments.launch.commands import Command, CommandError
 from p3d_jax.version import __version__
 
-# Kind -> software of its machines. The number in a type counts chips of v5e
-# and v6e, and TensorCores, two a chip, of the others.
+# Kind -> software of its machines.
 RUNTIMES = {
   "v2": "tpu-ubuntu2204-base",
   "v3": "tpu-ubuntu2204-base",
@@ -153,7 +153,10 @@ def check(args: argparse.Namespace) -> None:
   for name in ("restarts", "renew"):
     if getattr(args, name) < 0:
       raise ValueError(f"--{name} is {getattr(args, name)}: it must be >= 0")
-  shared.check(args, shared.tpu_devices(args.type))
+  shared.check_slice(args.type)
+  config = shared.check(args, shared.tpu_devices(args.type))
+  # A disk can be attached to a pod that is there.
+  shared.check_reachable(config, own=args.asked or args.follow)
 
 
 def commands(args: argparse.Namespace) -> list[Command]:

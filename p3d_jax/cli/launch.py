@@ -14,13 +14,19 @@ if TYPE_CHECKING:
 
 # What can share its work between processes.
 VERBS = ("train", "evaluate", "features")
+_SIGNALS = (
+  "SIGTERM to one of the processes is a preemption: all save, and all are "
+  "started again. SIGTERM or an interrupt to the launcher itself ends the run: "
+  "all save, and none is started again; each one that comes is passed on. The "
+  "status of a run that a signal ended is 128 and its number."
+)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
   places = parser.add_subparsers(dest="place", required=True, metavar="PLACE")
   told = "several processes on this machine, as if each were a host"
   local = places.add_parser(
-    "local", help=told, description=told, allow_abbrev=False
+    "local", help=told, description=told, epilog=_SIGNALS, allow_abbrev=False
   )
   local.add_argument("--processes", type=int, required=True, metavar="N")
   local.add_argument(

@@ -19,10 +19,11 @@ from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.evaluate.predict import classifier
 from p3d_jax.evaluate.score_file import VideoScores, save_scores
 from p3d_jax.files import absolute, check_out, write_json
+from p3d_jax.hosts.roll import current
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding
 from p3d_jax.train.metrics import Scores, check_ks, per_class, summary
-from p3d_jax.train.score import Scorer
+from p3d_jax.train.score import STALL, Scorer
 
 
 def evaluate(
@@ -76,7 +77,8 @@ def evaluate(
   videos = _open(folder, record, data, split)
   check_channels(videos, record.preprocessing.channels)
   scorer = Scorer(module, record.preprocessing, record.scores, mesh)
-  with Bar("evaluate", len(videos), host=jax.process_index()) as bar:
+  bar = Bar("evaluate", len(videos), host=jax.process_index())
+  with current().watch(STALL), bar:
     scores = scorer.videos(
       variables,
       videos,

@@ -34,13 +34,14 @@ from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.evaluate.feature_file import check_format, read_about
 from p3d_jax.evaluate.feature_parts import FINISHED, Parts
 from p3d_jax.files import absolute, check_out
+from p3d_jax.hosts.roll import current
 from p3d_jax.hosts.together import Together
 from p3d_jax.models import zoo
 from p3d_jax.models.p3d import P3D, check_endpoints
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding
-from p3d_jax.train.score import each_video
+from p3d_jax.train.score import STALL, each_video
 
 POOLS = ("mean", "none")
 DTYPES = ("float32", "float16")
@@ -180,9 +181,8 @@ def features(
     labelled=False,
     reading=reading,
   )
-  with Bar(
-    "features", len(videos), start=start, host=jax.process_index()
-  ) as bar:
+  bar = Bar("features", len(videos), start=start, host=jax.process_index())
+  with current().watch(STALL), bar:
     for rows in batches:
       # In the order asked for: what comes from a device is sorted by name.
       arrays = {n: narrow(n, rows.outputs[n], dtype) for n in wanted.endpoints}

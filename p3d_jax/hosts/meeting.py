@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from p3d_jax.hosts import clusters, stop
 from p3d_jax.hosts.clusters import Cluster
+from p3d_jax.hosts.ends import LostError
 from p3d_jax.hosts.roll import Roll, current
 from p3d_jax.hosts.roll_call import gather, listen
 
@@ -139,7 +140,15 @@ def join(meeting: Meeting) -> Roll:
   if cluster.process == 0:
     listen(host, port).close()  # jax crashes if it cannot have it
   names = cluster.names or ("",) * cluster.processes
-  joined = gather(host, port + 1, cluster.process, names, meeting.wait)
+  try:
+    joined = gather(host, port + 1, cluster.process, names, meeting.wait)
+  except LostError as error:
+    if meeting.coordinator is None and os.environ.get("P3D_COORDINATOR"):
+      raise LostError(
+        f"{error} (P3D_COORDINATOR of the environment says where; "
+        "--processes=1 trains alone)"
+      ) from None
+    raise
   stop.hold_aborts()
   with contextlib.ExitStack() as failing:
     failing.enter_context(joined)  # an error here is told to the others
@@ -151,6 +160,10 @@ def join(meeting: Meeting) -> Roll:
 def _initialize(cluster: Cluster, wait: float) -> None:
   import jax  # only here: a process that is refused need not wait for it
 
+  # Its notifier would take SIGTERM from here on and do nothing with it. What
+  # comes before training listens (preempt.py) ends the process: there is
+  # nothing to save yet.
+  jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(
     cluster.coordinator,
     cluster.processes,

@@ -36,11 +36,14 @@ LOST = 60.0  # seconds without a sign of another host, until `watch` is called
 # Seconds that an error which may come of a lost host waits for the roll to say
 # which: a closed connection is seen at once, and then this process ends.
 NEWS = 5.0
+FAREWELL = 1_800.0  # seconds that the slowest host may take to its end
 # What begins the text of jax's errors when another host is gone.
 _LOST_TEXTS = re.compile(
   "(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED"
   "|FAILED_PRECONDITION|DATA_LOSS):"
 )
+# What such an error says where the hosts live, but have not met in time.
+_NETWORK = re.compile("Gloo|NCCL|[Cc]oordination|[Cc]onnect|[Ss]ocket|barrier")
 
 
 class Roll:
@@ -106,10 +109,11 @@ class Roll:
       return self._leave()
     if self._line is not None and _of_another_host(error):
       time.sleep(NEWS)  # in which the thread ends this process, if it was
-      text = " ".join(str(error).split())
-      lost = ends.LostError(f"the other hosts cannot be reached: {text}")
-      self.fail(lost)
-      raise lost from error
+      if _NETWORK.search(str(error)):
+        text = " ".join(str(error).split())
+        lost = ends.LostError(f"the other hosts cannot be reached: {text}")
+        self.fail(lost)
+        raise lost from error
     return self.fail(error)
 
   def beat(self, doing: str) -> None:
@@ -192,7 +196,10 @@ class Roll:
     if self._line is not None:
       self._line.send(self._sign(time.monotonic()))
       try:
-        self._bye.wait()
+        if not self._bye.wait(FAREWELL):
+          raise ends.LostError(
+            f"not all hosts have come to the end within {FAREWELL:g} s"
+          )
         self.on_leaving()
       except BaseException as error:  # Ctrl-C, or jax's farewell failed
         self.fail(error)

@@ -130,7 +130,9 @@ def launch(
   Each line that process k prints has "[k] " in front. When one ends badly, the
   others are asked to end (SIGTERM; not after a preemption, of which all know),
   and killed after a while. SIGINT and SIGTERM to this process go to all of
-  them, once; nothing is started again then.
+  them, each time; nothing is started again then. SIGTERM to one of them is a
+  preemption, after which all are. Lines of Gloo that only say that all have met
+  are left out (`processes.MET`).
 
   Args:
     command: a program and its arguments, the same for all.
@@ -167,7 +169,8 @@ def launch(
         _say(told)
         break
       elif counted == restarts:
-        _say(f"{told}; started again {counted} of {restarts} times")
+        often = f"started again {counted} of {restarts} times"
+        _say(f"{told}; {often if restarts else '--restarts is 0'}")
         break
       else:
         counted += 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -26,6 +27,12 @@ PARTIAL = 1.0
 LONGEST = 1 << 16
 # Seconds between two looks at who has ended.
 POLL = 0.05
+# What Gloo, which joins CPUs, prints from C++ each time that all have met. Where
+# the two numbers differ somebody is missing, which is told.
+MET = re.compile(
+  rb"\[Gloo\] Rank \d+ is connected to (\d+) peer ranks\. "
+  rb"Expected number of connected peer ranks is : \1\s*"
+)
 # What a launcher passes on.
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,7 +40,7 @@ Environment = dict[str, str]
 
 
 class Lines:
-  """What a process prints to one of its pipes, in whole lines.
+  """What a process prints to one of its pipes, in whole lines but for `MET`.
 
   Attributes:
     out: where they go.
@@ -86,7 +93,8 @@ class Lines:
   def _tell(self, lines: Sequence[bytes]) -> None:
     # Of a line that was written over, as bars of progress are, the last state.
     shown = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
-    self.out.write(b"".join(self._mark + line + b"\n" for line in shown))
+    told = [line for line in shown if not MET.fullmatch(line)]
+    self.out.write(b"".join(self._mark + line + b"\n" for line in told))
     self.out.flush()
 
 
@@ -134,7 +142,12 @@ class Process:
 
   def ask(self, number: int) -> None:
     """Sends it a signal, if it has not had that one."""
-    if self.status is None and number not in self._asked:
+    if number not in self._asked:
+      self.send(number)
+
+  def send(self, number: int) -> None:
+    """Sends it a signal, once more if it has had that one."""
+    if self.status is None:
       self._asked.add(number)
       # Not Popen's own, which may reap the process: then `poll` could not tell.
       with contextlib.suppress(ProcessLookupError):
@@ -189,11 +202,16 @@ class Group:
 
   @contextlib.contextmanager
   def passing_on(self) -> Iterator[None]:
-    """Sends interrupts and requests to end to the processes, each once."""
+    """Sends interrupts and requests to end to the processes, each time.
+
+    One that comes while they start may be lost on them: they do nothing with it
+    until they are ready. So it can be sent again.
+    """
 
     def pass_on(number: int, frame: object) -> None:
       self.caught.append(number)
-      self.ask(number)
+      for process in self.processes:
+        process.send(number)
 
     before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     try:

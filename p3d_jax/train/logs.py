@@ -65,6 +65,11 @@ def check_config(workdir: epath.Path, config: ConfigDict) -> None:
   if then.get("init_from") != now["init_from"]:
     # What belongs to the weights differs with them.
     lines = [line for line in lines if line.startswith("config.init_from")]
+  if any("config.train.accumulate " in line for line in lines):
+    lines.append(
+      "train.accumulate may change where norm.group is set or norm.freeze is "
+      "'all': live batch norm sees one part at a time"
+    )
   if lines:
     raise ValueError(
       f"{workdir} is of a run with another config: {'; '.join(lines)}; "
@@ -171,6 +176,7 @@ def _note_start(workdir: epath.Path, step: int) -> None:
     "step": step,
     "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     "command": sys.argv,
+    "processes": jax.process_count(),
     **versions(),
   }
   with contextlib.closing(files.Lines(workdir / "runs.jsonl")) as lines:

@@ -44,7 +44,7 @@ from p3d_jax.train import (
 from p3d_jax.train import recipe as recipes
 from p3d_jax.train import state as states
 from p3d_jax.train.compile_cache import compile_cache
-from p3d_jax.train.meter import Meter, falls_on, training_flops
+from p3d_jax.train.meter import SILENT, Meter, falls_on, training_flops
 from p3d_jax.train.metrics import summary
 from p3d_jax.train.profile import Profile
 from p3d_jax.train.replaced import Replaced, check_evaluation
@@ -120,11 +120,10 @@ def train(
   # Everything that can be refused is, before anything is written.
   run = prepare(config, workdir, devices)
   config = run.config
+  shared.check_config(logs.config_json(config))
   compile_cache(config.compile.cache)
   _make(run.workdir)
-  if jax.process_index() == 0:
-    logs.write_config(run.workdir, config)
-  shared.check_shared(run.workdir / logs.CONFIG, "workdir")
+  shared.check_shared(run.workdir, "workdir")
   checkpoints = RunCheckpoints(
     run.workdir,
     keep=config.checkpoint.keep,
@@ -142,6 +141,8 @@ def train(
         bar.say(f"{run.workdir} has reached step {start}: nothing to train")
       return _last_evaluation(run.workdir)
     state = _state(run, checkpoints)
+    if jax.process_index() == 0:
+      logs.write_config(run.workdir, config)
     run.start = run.start.without_weights()  # the host's memory is for clips
     log = logs.Logs(run.workdir, start, tensorboard=config.log.tensorboard)
     desk = Desk(checkpoints, log, bar, notice)
@@ -374,10 +375,18 @@ def _leave(
   """
   meter.settle()
   if not _saves(run.config, done):
-    desk.log.note(done, logs.OPEN, {"metrics": meter.seen})
+    seen = [
+      {n: v for n, v in metrics.items() if n not in SILENT}
+      for metrics in meter.seen
+    ]
+    desk.log.note(done, logs.OPEN, {"metrics": seen})
     _save(run, desk, state, done)
   desk.checkpoints.wait()
-  raise PreemptedError(
+  raise _preempted(run, done)
+
+
+def _preempted(run: Run, done: int) -> PreemptedError:
+  return PreemptedError(
     f"preempted: step {done} is saved in {run.workdir}, and the same command "
     "goes on from it"
   )
@@ -421,17 +430,21 @@ def _evaluate(
   """
   config, videos = run.config, len(run.eval_videos)
   desk.bar.note(f"evaluating {videos} videos", line=None)
-  scores = scorer.videos(
-    state.variables,
-    run.eval_videos,
-    views=Views(config.eval.clips),
-    batch=config.eval.batch,
-    reading=configs.reading(config),
-    progress=lambda scored: desk.bar.note(
-      f"evaluating {scored}/{videos}", line=None
-    ),
-    notice=lambda: desk.notice.given,
-  )
+  try:
+    scores = scorer.videos(
+      state.variables,
+      run.eval_videos,
+      views=Views(config.eval.clips),
+      batch=config.eval.batch,
+      reading=configs.reading(config),
+      progress=lambda scored: desk.bar.note(
+        f"evaluating {scored}/{videos}", line=None
+      ),
+      notice=lambda: desk.notice.given,
+    )
+  except PreemptedError:
+    desk.checkpoints.wait()
+    raise _preempted(run, done) from None
   metrics = summary(scores)
   found = {name: float(v) for name, v in metrics.items() if "hit@" in name}
   desk.checkpoints.score(done, found)

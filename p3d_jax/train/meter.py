@@ -266,12 +266,12 @@ class Meter:
   def _line(self) -> None:
     step = self._step
     assert step is not None
-    seconds = max(time.monotonic() - self._began, 1e-9)
+    passed = max(time.monotonic() - self._began, 1e-9)
     line = self._means(self.seen)
     line |= {"learning_rate": float(self._rate(step - 1))}
     line |= _percentiles(self._seconds)
-    line |= self._speed(self._steps * self._batch / seconds)
-    line["data_wait"] = self.waited / seconds
+    line |= self._speed(self._clips_per_second(passed))
+    line["data_wait"] = min(self.waited / passed, 1.0)
     if (used := device_memory()) is not None:
       line["device_memory_bytes"] = used
     self._log.write(step, "train", line)
@@ -287,6 +287,15 @@ class Meter:
       values = [metrics.get(name, 0) for metrics in seen]
       line[name] = sum(values) if name in SUMS else float(np.mean(values))
     return line
+
+  def _clips_per_second(self, passed: float) -> float:
+    """Returns the pace of the devices: the loop sees several steps end at once.
+
+    The first step has no time of its own, as it compiled.
+    """
+    if not (seconds := sum(self._seconds)):
+      return self._steps * self._batch / passed
+    return len(self._seconds) * self._batch / seconds
 
   def _speed(self, clips: float) -> dict[str, float]:
     """Returns clips a second as they are written."""

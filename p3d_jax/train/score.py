@@ -23,6 +23,10 @@ from p3d_jax.preprocess import Preprocessing
 from p3d_jax.train import sharding, step, texts
 from p3d_jax.train.metrics import Scores
 
+# Seconds that a batch may take where no config says it: hosts that wait for one
+# that hangs end then.
+STALL = 1_800.0
+
 # Maps variables and clips, uint8 (rows, views, time, height, width, channels),
 # to arrays (rows, ...) that are whole on all devices.
 Step = Callable[[Any, jax.Array], Any]

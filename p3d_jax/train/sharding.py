@@ -97,7 +97,8 @@ def check_batch(batch: int, mesh: Mesh) -> None:
   parts = rows_split(mesh)
   if batch < 1 or batch % parts:
     raise ValueError(
-      f"batch is {batch}: it must be a multiple of the {parts} devices"
+      f"batch is {batch}: it must be a multiple of the {parts} devices; take "
+      f"{max(-(-batch // parts), 1) * parts}"
     )
 
 

@@ -101,10 +101,25 @@ def test_a_workdir_of_each_hosts_own(tmp_path: pathlib.Path) -> None:
     assert status == 1
     # (run_processes.py catches no ValueError.)
     assert said.splitlines()[-1] == (
-      f"ValueError: workdir is {tmp_path / str(process)}: process 0 has "
-      "config.json, process 1 has no config.json; it must be one folder that "
-      "all hosts see, as on gs://"
+      f"ValueError: workdir is {tmp_path / str(process)}: process 0 sees what "
+      "process 0 has written, process 1 does not see what process 0 has "
+      "written; it must be one folder of all hosts, as on gs://"
     )
+  assert not list(tmp_path.rglob("config.json"))
+
+
+def test_hosts_of_different_configs(tmp_path: pathlib.Path) -> None:
+  """As where one machine has an old config: told, and nothing is begun."""
+  processes = launched.started(
+    2, tmp_path, launched.sections(), "--own-seed", devices=2
+  )
+  for status, said in launched.ended(processes):
+    assert status == 1
+    assert said.splitlines()[-1] == (
+      "ValueError: the hosts have different configs: of process 0 config.seed "
+      "is 0, of process 1 config.seed is 1"
+    )
+  assert not (tmp_path / "config.json").exists()
 
 
 @pytest.mark.parametrize("part", ["variables", "train"])
