@@ -8,17 +8,23 @@ when its writing ends, and replaces the one that was there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib.util
 import io
 import json
+import logging
 import lzma
 import os
 import pathlib
+import socket
+import threading
 import time
+import urllib.parse
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import IO, Any
 
 from etils import epath
@@ -42,6 +48,23 @@ _DAMAGE = (
 # second of the same name: https://cloud.google.com/storage/quotas#objects
 EVERY = 30.0
 
+# Seconds in which a store must have been reached when it is first asked for.
+# gcsfs itself goes on for 50 s: 16 s until it has found no credentials, then
+# six requests with pauses that double. A name that is looked up anew and a
+# route that changes are there again within 15 s; what comes later in a run is
+# tried as long as before.
+REACH = 15.0
+
+# Where gs:// is.
+_GOOGLE = "storage.googleapis.com"
+
+# What a full disk, a used up quota or a limit of the shell is.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class UnreachableError(OSError):
+  """A store does not answer, through no fault of the path: try again later."""
+
 
 def on_store(path: epath.PathLike) -> bool:
   """Whether a path is of an object store: gs://bucket/name."""
@@ -58,10 +81,13 @@ def absolute(path: epath.PathLike) -> epath.Path:
     path: of a file or a folder; ~ is the user's home.
 
   Raises:
-    ValueError: if it is gs://, and nothing is installed that reads it.
+    ValueError: if it is gs://, and names no bucket, or nothing is installed
+      that reads it.
   """
   if not on_store(path):
     return epath.Path(path).expanduser().absolute()
+  if not _bucket(path):  # epath makes gs://runs of gs:///runs
+    raise ValueError(f"{os.fspath(path)!r}: it has no bucket")
   if os.fspath(path).startswith("gs://"):
     _prepare_gcsfs(os.fspath(path))
   return epath.Path(path)
@@ -74,7 +100,18 @@ def _prepare_gcsfs(path: str) -> None:
     raise ValueError(
       f"{path}: reading gs:// takes gcsfs: pip install 'p3d_jax[gcs]'"
     )
+  _silence()
   _forget_listings()
+
+
+@functools.cache
+def _silence() -> None:
+  """Leaves out what gcsfs logs of each failure: it is raised as well."""
+  if "GCSFS_DEBUG" in os.environ:  # gcsfs' own: somebody wants to see it
+    return
+  for name in ("gcsfs", "fsspec", "google.auth"):
+    if logging.getLogger(name).level == logging.NOTSET:
+      logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @functools.cache
@@ -124,12 +161,34 @@ def open_aside(path: epath.PathLike) -> Iterator[IO[bytes]]:
   path = epath.Path(path)
   aside = path.parent / f".{path.name}.part"
   try:
-    with aside.open("wb") as file:
+    with _named(path, _FULL), aside.open("wb") as file:
       yield file
     aside.replace(path)
   except BaseException:
     aside.unlink(missing_ok=True)
     raise
+
+
+@contextlib.contextmanager
+def _named(
+  path: epath.PathLike, numbers: tuple[int, ...] = ()
+) -> Iterator[None]:
+  """Adds the path to an error of the system that has none.
+
+  Opening a file names it; writing to one, as to a full disk, does not.
+
+  Args:
+    path: of the file.
+    numbers: of the errors that can only be of this file; none: all are.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.filename is not None or (numbers and error.errno not in numbers):
+      raise
+    if error.errno is None or error.strerror is None:
+      raise OSError(f"{os.fspath(path)}: {error}") from error
+    raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 class Growing:
@@ -159,32 +218,35 @@ class Growing:
 
   def write(self, data: bytes) -> None:
     """Takes bytes; `flush` makes them visible."""
-    if self._file is not None:
-      self._file.write(data)
-    else:
+    if self._file is None:
       self._content += data
+      return
+    with _named(self._path):
+      self._file.write(data)
 
   def flush(self) -> None:
     """Makes what was written visible; of an object, if it is time."""
-    if self._file is not None:
-      self._file.flush()
-    elif time.monotonic() - self._written >= self._every:
+    late = time.monotonic() - self._written >= self._every
+    if self._file is not None or late:
       self.sync()
 
   def sync(self) -> None:
     """Makes what was written visible now."""
-    if self._file is not None:
-      self._file.flush()
-    elif len(self._content) > self._kept:
-      write_aside(self._path, bytes(self._content))
-      self._kept = len(self._content)
-      self._written = time.monotonic()
+    with _named(self._path):
+      if self._file is not None:
+        self._file.flush()
+      elif len(self._content) > self._kept:
+        write_aside(self._path, bytes(self._content))
+        self._kept = len(self._content)
+        self._written = time.monotonic()
 
   def close(self) -> None:
     """Ends the file."""
-    self.sync()
-    if self._file is not None:
-      self._file.close()
+    if self._file is None:
+      self.sync()
+      return
+    with _named(self._path):
+      self._file.close()  # even if what is left cannot be written
 
 
 class Lines:
@@ -314,22 +376,106 @@ def check_bucket(path: epath.PathLike, name: str) -> None:
   """Refuses a path of a store whose bucket cannot be read.
 
   Args:
-    path: of a file or a folder; nothing is asked of one of this machine.
+    path: of a file or a folder, as the user gave it; nothing is asked of one of
+      this machine.
     name: of the argument.
 
   Raises:
-    ValueError: there is no such bucket, or no right to it.
+    ValueError: it names no bucket, or there is no such bucket, or no right to
+      it.
+    UnreachableError: the store cannot be connected to.
   """
   if not on_store(path):
     return
-  kind, _, rest = os.fspath(absolute(path)).partition("://")
-  bucket = f"{kind}://{rest.split('/')[0]}"
-  try:
-    # Whether it exists may only be asked by those who may list it.
-    next(iter(epath.Path(bucket).iterdir()), None)
-  except OSError as error:
-    reason = " ".join(str(error).split())
-    raise ValueError(
-      f"{name}={os.fspath(path)!r}: {bucket} cannot be read, or is not there: "
-      f"{reason}"
-    ) from error
+  given = f"{name}={os.fspath(path)!r}"
+  if not (bucket := _bucket(path)):
+    raise ValueError(f"{given}: it has no bucket")
+  error = _asked(epath.Path(_root(absolute(path), bucket)))
+  if error is None:
+    return
+  reason = " ".join(str(error).split()) or type(error).__name__
+  if isinstance(error, UnreachableError):
+    raise UnreachableError(f"{given}: {reason}") from error
+  raise ValueError(
+    f"{given}: {_root(path, bucket)} cannot be read, or is not there: {reason}"
+  ) from error
+
+
+def _bucket(path: epath.PathLike) -> str:
+  """Returns the bucket of a path in a store; "": it names none."""
+  return os.fspath(path).partition("://")[2].split("/")[0]
+
+
+def _root(path: epath.PathLike, bucket: str) -> str:
+  return f"{os.fspath(path).partition('://')[0]}://{bucket}"
+
+
+def _asked(bucket: epath.Path) -> BaseException | None:
+  """Asks for the first name in a bucket; returns what that raised.
+
+  Whether a bucket exists may only be asked by those who may list it. gcsfs
+  cannot be told when to give up: it is left to itself if there is no way to the
+  store. It is waited for if there is one: on a machine without credentials it
+  takes longer than `REACH` until a public bucket answers.
+  """
+  end = time.monotonic() + REACH
+  asked = _beside(lambda: next(iter(bucket.iterdir()), None))
+  reached = _beside(lambda: _reach(os.fspath(bucket), end - 1.0))
+  futures.wait([asked], REACH)
+  if asked.done():
+    error = asked.exception()
+    if error is None or isinstance(error, FileNotFoundError):  # it answered
+      return error
+  futures.wait([reached], max(0.0, end - time.monotonic()))
+  if not reached.done() or reached.exception():
+    told = reached.exception() if reached.done() else None
+    reason = told or f"no answer within {REACH:g} s"
+    return UnreachableError(f"the store cannot be reached: {reason}")
+  error = asked.exception()
+  code = str(getattr(error, "code", ""))  # of gcsfs' HttpError
+  if code == "429" or code.startswith("5"):
+    return UnreachableError(f"the store does not answer: {error}")
+  return error
+
+
+def _beside(do: Callable[[], object]) -> futures.Future[None]:
+  """Calls a function in a thread that does not hold up the process's end."""
+  future: futures.Future[None] = futures.Future()
+
+  def run() -> None:
+    try:
+      do()
+    except Exception as error:  # whoever waits looks at it
+      future.set_exception(error)
+    else:
+      future.set_result(None)
+
+  threading.Thread(target=run, daemon=True).start()
+  return future
+
+
+def _reach(bucket: str, end: float) -> None:
+  """Connects to the store of a bucket, as often as there is time.
+
+  Args:
+    bucket: nothing is asked of another store than gs://.
+    end: by the monotonic clock, in seconds.
+
+  Raises:
+    OSError: the last failure.
+  """
+  if not bucket.startswith("gs://"):
+    return
+  # As gcsfs reads it.
+  at = os.environ.get("STORAGE_EMULATOR_HOST") or "https://" + _GOOGLE
+  url = urllib.parse.urlsplit(at if "://" in at else f"http://{at}")
+  port = url.port or (443 if url.scheme == "https" else 80)
+  while True:
+    left = end - time.monotonic()
+    try:
+      with socket.create_connection((url.hostname, port), max(1.0, left)):
+        return
+    except OSError as error:
+      if left < 1.0:
+        raise OSError(f"{url.hostname}: {error}") from error
+    time.sleep(1.0)

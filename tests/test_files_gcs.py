@@ -1,8 +1,12 @@
 """Files on gs://, against a server that has no folders and no renaming."""
 
+import errno
 import gzip
 import importlib.util
 import pathlib
+import re
+import subprocess
+import sys
 import uuid
 from typing import Any
 
@@ -14,7 +18,12 @@ from tensorboard.backend.event_processing import event_file_loader
 from p3d_jax import files
 from p3d_jax.data.builders.layout import read_tree
 from p3d_jax.data.file_set import FileSet
+from p3d_jax.data.sets import open_set
+from p3d_jax.evaluate.evaluate import default_out
+from p3d_jax.evaluate.features import features, open_source
+from p3d_jax.evaluate.predict import classifier
 from p3d_jax.train import config_file
+from p3d_jax.train.compile_cache import compile_cache
 from p3d_jax.train.config import ConfigError
 from p3d_jax.train.events import EventFile
 from tests import bucket, small
@@ -170,6 +179,138 @@ def test_a_bucket_that_is_not_there(buckets: bucket.Buckets, home: str) -> None:
   assert "\n" not in str(raised.value)
   with pytest.raises(ValueError, match="^out='gs://tset/x.json': gs://tset "):
     files.check_out("gs://tset/x.json")
+
+
+@pytest.mark.parametrize("path", ["gs://", "gs:///runs"])
+def test_a_path_without_a_bucket(path: str, tmp_path: pathlib.Path) -> None:
+  """It is refused as it was given: epath makes a bucket of the folder."""
+  refuse = re.escape(f"={path!r}: it has no bucket")
+  for asked in (
+    lambda: files.check_bucket(path, "workdir"),
+    lambda: files.check_out(path, "--out"),
+    lambda: open_set(path, "train", name="config.data.dir"),
+    lambda: compile_cache(path),
+    lambda: config_file.load(path),
+    lambda: classifier(path),
+    lambda: default_out(path),
+    lambda: features(path, tmp_path, tmp_path / "x.npz", endpoints=("pool5",)),
+    lambda: open_source(path),
+  ):
+    with pytest.raises(
+      ValueError,
+      match=rf"^(workdir|--out|--config|config\.[a-z.]+|checkpoint|source){refuse}$",
+    ):
+      asked()
+  with pytest.raises(ValueError, match=f"^'{path}': it has no bucket$"):
+    files.absolute(path)
+
+
+# Prints the error and how long it took; what is logged comes beside it.
+ASKS = """
+import sys, time
+from p3d_jax import files
+files.REACH = float(sys.argv[2])
+began = time.monotonic()
+try:
+  files.check_bucket(sys.argv[1], "workdir")
+except OSError as error:
+  print(type(error).__name__, error)
+print(time.monotonic() - began)
+"""
+
+
+def asked(path: str, reach: float, url: str) -> tuple[str, float, str]:
+  """Asks in a new process for a bucket of a server that may not be there."""
+  env = small.environment() | bucket.running().environment
+  done = subprocess.run(
+    [sys.executable, "-c", ASKS, path, str(reach)],
+    capture_output=True,
+    text=True,
+    env=env | {"STORAGE_EMULATOR_HOST": url},
+  )
+  *told, seconds = done.stdout.splitlines()
+  return "\n".join(told), float(seconds), done.stderr
+
+
+@pytest.mark.parametrize(
+  ("kind", "host", "reason"),
+  [
+    ("name", "nowhere.invalid", "nowhere.invalid"),  # RFC 2606
+    ("port", "127.0.0.1:1", "Connection refused"),
+  ],
+)
+def test_a_store_that_cannot_be_reached(
+  kind: str, host: str, reason: str
+) -> None:
+  """One line, no traceback of gcsfs, and not its 35 s."""
+  told, seconds, logged = asked("gs://b/run", 3.0, f"http://{host}")
+  assert re.fullmatch(
+    "UnreachableError workdir='gs://b/run': the store cannot be reached: "
+    f".*{reason}.*",
+    told,
+  )
+  assert logged == ""
+  assert seconds < 6  # 3 s, and what importing gcsfs takes
+
+
+def test_a_slow_store_is_waited_for(buckets: bucket.Buckets) -> None:
+  """gcsfs tries again as it did: two refusals take it 1 + 2 s at least."""
+  left = [503, 503]
+  buckets.refuse = lambda *_: left.pop() if left else None
+  told, seconds, logged = asked("gs://test/run", 0.5, buckets.url)
+  assert told == ""
+  assert logged == ""
+  assert not left
+  assert seconds > 3
+
+
+def test_a_store_that_forbids_it(buckets: bucket.Buckets, home: str) -> None:
+  """gcsfs has an error of its own for it, which is no OSError."""
+  for status in (401, 403):
+    buckets.refuse = lambda *_, status=status: status
+    with pytest.raises(
+      ValueError, match=f"^workdir='gs://{home}': gs://test cannot be read, or "
+    ) as raised:
+      files.check_bucket(f"gs://{home}", "workdir")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("way", ["flush", "close"])
+def test_a_full_disk_is_named(way: str, tmp_path: pathlib.Path) -> None:
+  """/dev/full takes nothing: https://man7.org/linux/man-pages/man4/full.4.html"""
+  (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+  if way == "flush":
+    lines = files.Lines(tmp_path / "metrics.jsonl")
+    with pytest.raises(OSError) as raised:
+      lines.add("one\n")
+    with pytest.raises(OSError):
+      lines.close()
+  else:
+    growing = files.Growing(tmp_path / "metrics.jsonl")
+    growing.write(b"one")
+    with pytest.raises(OSError) as raised:
+      growing.close()
+  assert raised.value.errno == errno.ENOSPC
+  assert raised.value.filename == str(tmp_path / "metrics.jsonl")
+
+
+def test_a_file_written_aside_to_a_full_disk(tmp_path: pathlib.Path) -> None:
+  """The shell's limit of a file's size is what a process may set itself."""
+  limited = (
+    "import resource, signal, sys; from p3d_jax import files\n"
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+    "files.write_aside(sys.argv[1], b'x' * 2000)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", limited, str(tmp_path / "a.json")],
+    capture_output=True,
+    text=True,
+    env=small.environment(),
+  )
+  last = done.stderr.splitlines()[-1]
+  assert last == f"OSError: [Errno 27] File too large: '{tmp_path}/a.json'"
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_upload_copies_a_folder(

@@ -14,10 +14,10 @@ into an image on top of it, and each container installs the package first. With
 `--image` the image has the package, and the config at the same path. The
 cluster is made once, with `xpk cluster create`, which knows `--spot`.
 
-The set of jobs is started again `--restarts` times: for 75 (preempted) and 76 (a
-host was lost), which are asked for here, and for 42 and 127 to 255, for which
-xpk does so unasked. Deaths by a signal are among these (137: killed, or out of
-memory), an interrupt (130) too; Kubernetes counts all alike.
+The set of jobs is started again `--restarts` times: for 75 (preempted) and 76
+(a host was lost), which are asked for here, and for 42 and 127 to 255, for
+which xpk does so unasked. Deaths by a signal are among these (137: killed, or
+out of memory), an interrupt (130) too; Kubernetes counts all alike.
 The second command waits for the end, a week at most, and says in its status
 whether it was a good one (0) or not (125).
 

@@ -32,7 +32,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from p3d_jax.checkpoint import tree
-from p3d_jax.files import absolute, write_json
+from p3d_jax.files import absolute, check_bucket, write_json
 from p3d_jax.models import p3d, zoo
 from p3d_jax.preprocess import Preprocessing
 
@@ -320,12 +320,20 @@ def read_report(path: epath.Path) -> dict[str, Any] | None:
     raise CheckpointError(f"{file} is damaged: {error}") from error
 
 
-def find(path: epath.PathLike, step: int | str = "last") -> epath.Path:
+def find(
+  path: epath.PathLike, step: int | str = "last", name: str = "checkpoint"
+) -> epath.Path:
   """Returns the checkpoint folder that a path means.
+
+  Args:
+    path: a converted folder, a step of a run, or a workdir; gs:// works too.
+    step: of a workdir: a number, "last" or "best".
+    name: of the argument that the path is.
 
   Raises:
     CheckpointError: if there is none, with what there is.
   """
+  check_bucket(path, name)
   path = absolute(path)
   if _is_whole(path):
     if step != "last":

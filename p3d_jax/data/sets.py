@@ -222,6 +222,7 @@ def open_set(
   ids: Sequence[str] | None = None,
   *,
   cache: epath.PathLike = "",
+  name: str = "directory",
 ) -> VideoSet:
   """Opens a built set.
 
@@ -233,24 +234,33 @@ def open_set(
     ids: the records to take, in this order; None: all.
     cache: the folder for copies of sets on gs://; "": the environment's
       P3D_CACHE.
+    name: of the argument that `directory` is, for what is wrong with it.
 
   Raises:
     ValueError: no set is there, or several; the split or an id is unknown; the
       set is on gs://, and `cache` is not a folder that can take it.
+    OSError: the set is on gs://, which cannot be reached.
   """
-  found = find_set(directory)
+  found = find_set(directory, name)
   copy = None
   if files.on_store(found):
     copy = set_cache.local_copy(found, cache or set_cache.named())
   return VideoSet(found, split, ids, copy)
 
 
-def find_set(directory: epath.PathLike) -> epath.Path:
+def find_set(directory: epath.PathLike, name: str = "directory") -> epath.Path:
   """Returns the folder of the only set at or below a folder.
+
+  Args:
+    directory: the folder; gs:// works too.
+    name: of the argument that it is, for what is wrong with it.
 
   Raises:
     ValueError: no set is there, or several.
+    OSError: it is on gs://, which cannot be reached.
   """
+  given = f"{name}={os.fspath(directory)!r}"
+  files.check_bucket(directory, name)
   # Absolute: what records a set is read from other folders too.
   folder = files.absolute(directory)
   if (folder / "dataset_info.json").exists():
@@ -272,18 +282,16 @@ def find_set(directory: epath.PathLike) -> epath.Path:
     any(folder.glob("*/" * depth + "building")) for depth in range(4)
   ):
     raise ValueError(
-      f"directory={os.fspath(directory)!r}: the set is not finished; the same "
-      "`p3d data build` goes on with it"
+      f"{given}: the set is not finished; the same `p3d data build` goes on "
+      "with it"
     )
   if not found:
-    raise ValueError(
-      f"directory={os.fspath(directory)!r}: no built set is there"
-    )
+    raise ValueError(f"{given}: no built set is there")
   if len(found) > 1:
     newest = sorted(found, key=_written_at, reverse=True)
     raise ValueError(
-      f"directory={os.fspath(directory)!r}: {len(found)} sets are there, name "
-      f"one; the newest first: {', '.join(map(_about, newest))}"
+      f"{given}: {len(found)} sets are there, name one; the newest first: "
+      f"{', '.join(map(_about, newest))}"
     )
   return found[0]
 

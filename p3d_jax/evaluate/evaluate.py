@@ -18,7 +18,7 @@ from p3d_jax.data.pipeline import DEFAULT, Reading, check_channels
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.evaluate.predict import classifier
 from p3d_jax.evaluate.score_file import VideoScores, save_scores
-from p3d_jax.files import absolute, check_out, write_json
+from p3d_jax.files import absolute, check_bucket, check_out, write_json
 from p3d_jax.hosts.roll import current
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding
@@ -202,12 +202,16 @@ def _open(
       f"{folder} does not say what data it was trained on: name "
       f"{' and '.join(missing)}"
     )
+  if not data:
+    check_bucket(recorded, f"the data of {folder}")
   if not data and not (absolute(recorded) / "dataset_info.json").exists():
     raise ValueError(
       f"{folder} was trained on {recorded}, and no built set is there: name it "
       "with --data"
     )
-  videos = open_set(data or recorded, split, cache=cache_of(record))
+  videos = open_set(
+    data or recorded, split, cache=cache_of(record), name="data"
+  )
   if tuple(videos.label_names) != record.labels:
     raise ValueError(
       f"the classes of {videos.directory} are not those of {folder}: "

@@ -33,7 +33,7 @@ from p3d_jax.data.pipeline import DEFAULT, Reading, check_channels
 from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.evaluate.feature_file import check_format, read_about
 from p3d_jax.evaluate.feature_parts import FINISHED, Parts
-from p3d_jax.files import absolute, check_out
+from p3d_jax.files import absolute, check_bucket, check_out
 from p3d_jax.hosts.roll import current
 from p3d_jax.hosts.together import Together
 from p3d_jax.models import zoo
@@ -210,6 +210,8 @@ def open_source(
   """
   single = isinstance(source, str | os.PathLike)
   given: Any = [source] if single else source
+  for path in given:
+    check_bucket(path, "source")
   paths = [absolute(path) for path in given]
   for path in paths:
     if _is_set(path):

@@ -67,6 +67,7 @@ def classifier(
 
   Raises:
     ValueError: there is none, or its network has no classes or reads flow.
+    OSError: it is on gs://, which cannot be reached.
   """
   folder = model.find(path, step)
   record = model.read_record(folder)

@@ -6,6 +6,8 @@ checkpoint.
 
 from __future__ import annotations
 
+from p3d_jax.files import UnreachableError
+
 
 class EndedError(RuntimeError):
   """The run ended before its last step, through no fault of its config.
@@ -37,6 +39,8 @@ def status_of(error: BaseException) -> int:
   """
   if isinstance(error, EndedError):
     return error.status
+  if isinstance(error, UnreachableError):
+    return LostError.status  # it may be there in a minute
   if isinstance(error, KeyboardInterrupt):
     return 130
   mistakes = (ValueError, ArithmeticError, OSError)

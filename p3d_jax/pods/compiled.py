@@ -26,6 +26,7 @@ from p3d_jax.pods.topology import Topology
 from p3d_jax.train import config_check, sharding, step
 from p3d_jax.train import recipe as recipes
 from p3d_jax.train import state as states
+from p3d_jax.train.config import ConfigError
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 # "the total memory required for ... (28.00G) exceeds available HBM (15.75G)":
@@ -164,7 +165,19 @@ def check(config: ConfigDict, topology: Topology) -> None:
   """
   with_data = config.copy_and_resolve_references()
   with_data.data.dir = config.data.dir or "none"
-  config_check.check(with_data, len(topology.devices))
+  count = len(topology.devices)
+  try:
+    config_check.check(with_data, count)
+  except ConfigError as error:
+    if "devices" not in str(error):
+      raise
+    mesh = ", ".join(
+      f"mesh.{name}={size}"
+      for name, size in config_check.mesh_sizes(config).items()
+    )
+    many = f"{count} device{'s' * (count != 1)}"
+    told = f"--topology={topology.name}: {many}, {mesh}"
+    raise ConfigError(f"{error} ({told})") from error
 
 
 def batch_of(

@@ -35,17 +35,19 @@ def labels(config: ConfigDict, classes: int | None) -> tuple[str, ...]:
   """
   try:
     if not config.data.dir:
-      raise ValueError("it is empty")
+      raise ValueError("config.data.dir is empty")
     if files.on_store(config.data.dir):
-      raise ValueError("it would have to be copied here")
-    found = tuple(
-      open_set(config.data.dir, config.data.train_split).label_names
+      raise ValueError(
+        f"config.data.dir={config.data.dir!r}: it would have to be copied here"
+      )
+    videos = open_set(
+      config.data.dir, config.data.train_split, name="config.data.dir"
     )
+    found = tuple(videos.label_names)
   except (ValueError, OSError) as error:
     if classes is None:
       raise ConfigError(
-        f"config.data.dir is {config.data.dir!r}: {error}; --classes=N says "
-        "how many classes there are"
+        f"{error}; --classes=N says how many classes there are"
       ) from error
     return tuple(f"class {i}" for i in range(classes))
   if classes not in (None, len(found)):

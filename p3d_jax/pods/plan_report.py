@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,15 +60,15 @@ def _recipe(n: dict[str, Any]) -> str:
 def _network(n: dict[str, Any]) -> str:
   flop = n["gflop_a_clip"]
   return (
-    f"{n['parameters']:,} parameters; GFLOP a clip: {flop['forward']:,.3g} "
-    f"forward, {flop['training']:,.3g} training"
+    f"{n['parameters']:,} parameters; GFLOP a clip: "
+    f"{_number(flop['forward'])} forward, {_number(flop['training'])} training"
   )
 
 
 def _work(n: dict[str, Any]) -> str:
   work = n["chip_and_step"]
   return (
-    f"{work['gflop']:,.4g} GFLOP, {_size(work['bytes_moved'])} moved, "
+    f"{_number(work['gflop'], 4)} GFLOP, {_size(work['bytes_moved'])} moved, "
     f"{_size(work['bytes_sent'])} sent"
   )
 
@@ -97,7 +98,7 @@ def _bounds(n: dict[str, Any]) -> list[str]:
   if least is None:
     return [_line("bounds", "none: the figures of this chip are not known")]
   times = ", ".join(
-    f"{name} {least[f'{name}_ms']:.3g} ms"
+    f"{name} {_number(least[f'{name}_ms'])} ms"
     for name in ("compute", "memory", "interconnect")
   )
   passes = f" ({least['passes']} passes)" if least["passes"] > 1 else ""
@@ -106,8 +107,8 @@ def _bounds(n: dict[str, Any]) -> list[str]:
     _line("at least", f"{times}{passes}: {least['binds']} binds"),
     _line(
       "at most",
-      f"{least['clips_a_second']:,.4g} clips/s, "
-      f"{least['clips_a_second_a_chip']:,.4g} a chip",
+      f"{_number(least['clips_a_second'], 4)} clips/s, "
+      f"{_number(least['clips_a_second_a_chip'], 4)} a chip",
     ),
     _line("decoding", _decoding(decode)),
     _line("days", _days(days, n["steps"])),
@@ -115,18 +116,26 @@ def _bounds(n: dict[str, Any]) -> list[str]:
 
 
 def _decoding(decode: dict[str, Any]) -> str:
+  cores, needed = decode["cores"], decode["cores_needed"]
+  take = f"{_number(needed)} of its {cores} vCPUs"
+  if needed > cores:
+    take = f"{_number(needed)} vCPUs, more than the {cores} it has"
   return (
-    f"{decode['clips_a_second_a_host']:,.4g} clips/s a host at "
-    f"{decode['ms_a_clip']:g} ms of CPU take {decode['cores_needed']:,.3g} of "
-    f"its {decode['cores']} vCPUs"
+    f"{_number(decode['clips_a_second_a_host'], 4)} clips/s a host at "
+    f"{decode['ms_a_clip']:g} ms of CPU take {take}"
   )
 
 
 def _days(days: dict[str, float], steps: int) -> str:
-  text = f"{days['chips']:.2g} at least for {steps:,} steps"
+  text = f"{_days_of(days['chips'])} at least for {steps:,} steps"
   if days["with_decoding"] > days["chips"]:
-    text += f", {days['with_decoding']:.2g} as fast as the hosts decode"
+    text += f", {_days_of(days['with_decoding'])} as fast as the hosts decode"
   return text
+
+
+def _days_of(days: float) -> str:
+  """A minute and a half is the least that is told."""
+  return _number(days, 2) if days >= 0.001 else "under 0.001"
 
 
 def tried(tries: Sequence[Try]) -> str:
@@ -151,9 +160,18 @@ def too_big(needs: int | None, has: int | None) -> str:
   )
 
 
+def _number(value: float, digits: int = 3) -> str:
+  """Returns a number of so many digits for people: no power of ten."""
+  if value == 0:
+    return "0"
+  places = digits - 1 - math.floor(math.log10(abs(value)))
+  text = f"{round(value, places):,.{max(places, 0)}f}"
+  return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def _size(count: float) -> str:
   """Returns bytes for people."""
   for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
     if count >= scale:
-      return f"{count / scale:.3g} {unit}"
+      return f"{_number(count / scale)} {unit}"
   return f"{count:.0f} B"

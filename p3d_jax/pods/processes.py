@@ -27,8 +27,8 @@ PARTIAL = 1.0
 LONGEST = 1 << 16
 # Seconds between two looks at who has ended.
 POLL = 0.05
-# What Gloo, which joins CPUs, prints from C++ each time that all have met. Where
-# the two numbers differ somebody is missing, which is told.
+# What Gloo, which joins CPUs, prints from C++ each time that all have met.
+# Where the two numbers differ somebody is missing, which is told.
 MET = re.compile(
   rb"\[Gloo\] Rank \d+ is connected to (\d+) peer ranks\. "
   rb"Expected number of connected peer ranks is : \1\s*"

@@ -24,6 +24,8 @@ _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 # .../v4, v5p: these, and any of three multiples of 4.
 _SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 SHAPES = {"v5e": _FLAT, "v6e": _FLAT, "v4": _SOLID, "v5p": _SOLID}
+# The largest of each: the same pages, and of v4 its pod of 4,096 chips.
+MOST = {"v5e": "16x16", "v6e": "16x16", "v4": "16x16x16", "v5p": "16x16x24"}
 # A v4 chip has two cores that a TPU VM drives as one device; libtpu lists two
 # unless it is told so. A v5p chip is one device either way.
 _OPTIONS: dict[str, dict[str, Any]] = {"v4": {"chip_config_name": "megacore"}}
@@ -91,7 +93,10 @@ def find(name: str) -> Topology:
   if kind == "cpu":
     return _cpu(name, shape)
   if not _is_known(kind, shape):
-    raise ValueError(f"--topology is {name!r}: known are {known()}")
+    most = ""
+    if _is_large(kind, shape):
+      most = f"of {kind} there is at most {MOST[kind]}; "
+    raise ValueError(f"--topology is {name!r}: {most}known are {known()}")
   if importlib.util.find_spec("libtpu") is None:
     raise ValueError(
       f"--topology is {name!r}: the TPU's compiler is missing; "
@@ -107,9 +112,24 @@ def _prepare() -> None:
   jax.config.update("jax_enable_compilation_cache", False)
 
 
+def _is_large(kind: str, shape: str) -> bool:
+  """Whether it is of more chips than the largest of its kind."""
+  return (
+    kind in MOST
+    and re.fullmatch(r"\d+(x\d+)+", shape) is not None
+    and _count(shape) > _count(MOST[kind])
+  )
+
+
+def _count(shape: str) -> int:
+  return math.prod(map(int, shape.split("x")))
+
+
 def _is_known(kind: str, shape: str) -> bool:
   if shape in SHAPES.get(kind, ()):
     return True
+  if _is_large(kind, shape):
+    return False
   sizes = re.fullmatch(r"(\d+)x(\d+)x(\d+)", shape)
   return (
     SHAPES.get(kind) == _SOLID
@@ -133,7 +153,7 @@ def _tpu(name: str, kind: str, shape: str) -> Topology:
       f"{known()}"
     ) from error
   devices: tuple[Any, ...] = tuple(found.devices)
-  count = math.prod(map(int, shape.split("x")))
+  count = _count(shape)
   if len(devices) != count:
     raise ValueError(
       f"--topology is {name!r}: libtpu lists {len(devices)} devices for its "

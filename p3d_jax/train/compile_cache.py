@@ -25,11 +25,12 @@ def compile_cache(folder: epath.PathLike) -> None:
 
   Raises:
     ValueError: it is a file, or cannot be made.
+    OSError: it is on gs://, which cannot be reached.
   """
   if not os.fspath(folder):
     return
+  files.check_bucket(folder, "config.compile.cache")
   path = files.absolute(folder)
-  files.check_bucket(path, "config.compile.cache")
   name = f"config.compile.cache={os.fspath(folder)!r}"
   if path.exists() and not path.is_dir():
     raise ValueError(f"{name}: it is a file, not a folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import pathlib
 import re
 import runpy
@@ -17,6 +18,13 @@ from ml_collections import ConfigDict, config_flags
 
 from p3d_jax import files
 from p3d_jax.train.config import ConfigError
+
+# What a field of a type takes, where the parser's own words are Python's.
+_TAKES = {
+  bool: "true or false",
+  int: "a whole number, as 4",
+  float: "a number, as 0.5",
+}
 
 
 def load(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -40,6 +48,8 @@ def load(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
       "config", config, flag_values=values, sys_argv=argv
     )
     rest = values(argv)
+  except flags.IllegalFlagValueError as e:
+    raise ConfigError(_wrong_value(e, config, overrides)) from e
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
     raise ConfigError(one_line(e)) from e
   if len(rest) > 1:
@@ -62,6 +72,27 @@ def _check_name(flag: str, config: ConfigDict) -> None:
     at = at[name]
 
 
+def _wrong_value(
+  error: Exception, config: ConfigDict, typed: Sequence[str]
+) -> str:
+  """Says what a field takes that was given something else."""
+  told = one_line(error)
+  # --config.x=1 is one word, --config.x 1 are two.
+  for flag in [*typed, *map("=".join, itertools.pairwise(typed))]:
+    found = re.fullmatch(r"--?config\.([\w.]+)=(.*)", flag, re.DOTALL)
+    if not found or not told.startswith(
+      f"flag --config.{found[1]}={found[2]}:"
+    ):
+      continue
+    *above, last = found[1].split(".")
+    at = config
+    for name in above:
+      at = at[name]
+    if takes := _TAKES.get(at.get_type(last)):
+      return f"--config.{found[1]} is {found[2]!r}: it must be {takes}"
+  return told
+
+
 def _run(file: str) -> ConfigDict:
   """Returns what a config file's get_config() gives, locked."""
   found = re.fullmatch(r"((?:\w+://)?[^:]*)(?::(.*))?", file, re.DOTALL)
@@ -81,6 +112,7 @@ def _local(path: str) -> Iterator[str | None]:
   if not files.on_store(path):
     yield path if pathlib.Path(path).is_file() else None
     return
+  files.check_bucket(path, "--config")
   try:
     found = files.absolute(path)
     content = found.read_bytes() if found.is_file() else None

@@ -20,7 +20,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from p3d_jax.checkpoint import model, tree
-from p3d_jax.files import absolute, on_store
+from p3d_jax.files import absolute, check_bucket, on_store
 from p3d_jax.models import zoo
 from p3d_jax.train import optim
 from p3d_jax.train.config import ConfigError, default
@@ -174,6 +174,7 @@ def _newest(workdir: epath.Path) -> model.Record | None:
 
 
 def _find(init_from: str) -> epath.Path:
+  check_bucket(init_from, "config.init_from")
   path = absolute(init_from)
   if not path.exists():
     raise ConfigError(f"config.init_from is {init_from!r}: there is no {path}")

@@ -184,8 +184,8 @@ def prepare(
   count = len(devices or jax.devices())
   config_check.check(config, count)
   mesh = sharding.mesh(devices, **config_check.mesh_sizes(config))
+  files.check_bucket(workdir, "workdir")
   directory = files.absolute(workdir)
-  files.check_bucket(directory, "workdir")
   if directory.exists() and not directory.is_dir():
     raise ValueError(f"workdir is {directory}: it is a file, not a folder")
   if (directory / "model" / "model.json").exists():
@@ -193,9 +193,12 @@ def prepare(
       f"workdir is {directory}: it is a checkpoint, which config.init_from "
       "takes"
     )
-  cache = config.data.cache
-  train_videos = open_set(config.data.dir, config.data.train_split, cache=cache)
-  eval_videos = open_set(config.data.dir, config.data.eval_split, cache=cache)
+  train_videos, eval_videos = (
+    open_set(
+      config.data.dir, split, cache=config.data.cache, name="config.data.dir"
+    )
+    for split in (config.data.train_split, config.data.eval_split)
+  )
   for videos in (train_videos, eval_videos):
     if not videos.label_names:
       raise ValueError(

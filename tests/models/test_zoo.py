@@ -87,7 +87,7 @@ def test_fields_round_trip_through_json(fields):
 def test_recorded_fields_are_all_that_changes_the_numbers():
   """The rest is about training or speed, or is injected code."""
   not_recorded = {
-    "norm_group", "freeze_norm", "precision", "remat",
+    "norm_group", "freeze_norm", "precision", "remat", "on_stage",
     "kernel_init", "temporal_init", "head_init", "norm", "activation",
     "parent", "name",
   }  # fmt: skip

@@ -83,6 +83,14 @@ def wait_for(*files: pathlib.Path) -> list[str]:
   return [file.read_text() for file in files]
 
 
+def wait_until(file: pathlib.Path, text: str) -> None:
+  """Waits until a file has a text."""
+  end = time.monotonic() + 60
+  while not file.exists() or file.read_text() != text:
+    assert time.monotonic() < end, f"no {text!r} in {file}"
+    time.sleep(0.02)
+
+
 def alive(pid: int) -> bool:
   """Whether a process runs; one that nobody has reaped does not."""
   try:
@@ -196,6 +204,30 @@ def test_of_a_line_written_over_the_last_state_is_told(
   assert capfd.readouterr().out == "[0] 2 of 2\n[0] no end\n"
 
 
+GLOO = (
+  "[Gloo] Rank 0 is connected to {} peer ranks. "
+  "Expected number of connected peer ranks is : 1"
+)
+
+
+@pytest.mark.parametrize(
+  ("line", "told"),
+  [
+    pytest.param(GLOO.format(1), False, id="all have met"),
+    pytest.param(GLOO.format(0), True, id="one is missing"),
+    pytest.param(GLOO.format(1) + " and more", True, id="more"),
+    pytest.param("step 3 " + GLOO.format(1), True, id="before"),
+    pytest.param("[Gloo] Rank 0 has lost 1", True, id="something else"),
+  ],
+)
+def test_only_what_says_nothing_is_left_out(
+  line: str, told: bool, capfd: pytest.CaptureFixture
+) -> None:
+  assert run(f"print({line!r}); print('end')", 1) == 0
+  lines = capfd.readouterr().out.splitlines()
+  assert lines == [f"[0] {line}"] * told + ["[0] end"]
+
+
 def test_a_line_longer_than_a_pipe(capfd: pytest.CaptureFixture) -> None:
   text = "print('x' * 300_000)"
   assert run(text, 1) == 0
@@ -242,7 +274,7 @@ sys.exit({status})
   assert run(text, grace=60) == status
   assert asked.read_text() == str(int(signal.SIGTERM))
   told = f"p3d launch: process 1 ended with status {status}"
-  told += "; started again 0 of 0 times" if status == 76 else ""
+  told += "; --restarts is 0" if status == 76 else ""
   assert capfd.readouterr().err == told + "\n"
 
 
@@ -329,6 +361,25 @@ if n == 2: os.kill(os.getpid(), signal.SIGKILL)
   ]
 
 
+def test_a_death_says_that_no_restarts_were_asked_for(
+  capfd: pytest.CaptureFixture,
+) -> None:
+  assert run("os.kill(os.getpid(), signal.SIGKILL)", 1) == 128 + 9
+  assert capfd.readouterr().err == (
+    "p3d launch: process 0 was killed by SIGKILL; --restarts is 0\n"
+  )
+
+
+def test_the_help_says_what_a_signal_does(
+  capsys: pytest.CaptureFixture,
+) -> None:
+  with pytest.raises(SystemExit):
+    cli.main(["launch", "local", "--help"])
+  told = " ".join(capsys.readouterr().out.split())
+  assert "SIGTERM to one of the processes is a preemption" in told
+  assert "to the launcher itself ends the run" in told
+
+
 def test_not_more_often_than_asked(
   tmp_path: pathlib.Path, capfd: pytest.CaptureFixture
 ) -> None:
@@ -358,10 +409,13 @@ def test_one_preempted_among_others_is_counted(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_are_passed_on_once(
+def test_signals_are_passed_on_each_time(
   number: signal.Signals, launcher, tmp_path: pathlib.Path
 ) -> None:
-  """Sent three times, it comes once; the run is not started again."""
+  """Sent three times, it comes three times; nothing is started again.
+
+  A process that swallows the first one, as it begins, has the others.
+  """
   text = f"""
 here = pathlib.Path({str(tmp_path)!r})
 def came(number, frame):
@@ -374,16 +428,55 @@ sys.exit(75)
 """
   process = launcher(text, restarts=5)
   wait_for(tmp_path / "ready 0", tmp_path / "ready 1")
-  for _ in range(3):
+  for times in (1, 2, 3):
     process.send_signal(number)
-    wait_for(tmp_path / "came 0", tmp_path / "came 1")
-    time.sleep(0.1)
+    # One at a time: two that wait are one to the kernel.
+    came = f"{int(number)} " * times
+    wait_until(tmp_path / "came 0", came)
+    wait_until(tmp_path / "came 1", came)
   assert process.poll() is None  # it waits for them
   (tmp_path / "go").write_text("x")
   out, err = process.communicate(timeout=60)
   assert process.returncode == 75, err
   for k in (0, 1):
-    assert (tmp_path / f"came {k}").read_text() == f"{int(number)} "
+    assert (tmp_path / f"came {k}").read_text() == came
+
+
+def test_who_was_told_is_not_told_again_by_the_launcher(
+  launcher, tmp_path: pathlib.Path
+) -> None:
+  """After SIGTERM to all, process 1 ends badly; 0 is saving meanwhile."""
+  text = f"""
+here = pathlib.Path({str(tmp_path)!r})
+def came(number, frame):
+  with open(here / f"came {{k}}", "a") as file:
+    file.write("x")
+signal.signal(signal.SIGTERM, came)
+(here / f"ready {{k}}").write_text("x")
+while not (here / f"came {{k}}").exists(): time.sleep(0.01)
+if k == 0: time.sleep(1.5)
+sys.exit(2 * k)
+"""
+  process = launcher(text, grace=60)
+  wait_for(tmp_path / "ready 0", tmp_path / "ready 1")
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 2, err
+  assert (tmp_path / "came 0").read_text() == "x"
+
+
+def test_sigterm_before_anything_began_is_143(
+  launcher, tmp_path: pathlib.Path
+) -> None:
+  text = f"""
+pathlib.Path({str(tmp_path)!r}, f"ready {{k}}").write_text("x")
+time.sleep(600)
+"""
+  process = launcher(text, restarts=5)
+  wait_for(tmp_path / "ready 0", tmp_path / "ready 1")
+  process.send_signal(signal.SIGTERM)
+  process.communicate(timeout=60)
+  assert process.returncode == 128 + 15
 
 
 def test_nobody_outlives_a_launcher_that_is_killed(
@@ -488,11 +581,6 @@ def test_mistakes_are_told_before_anything_starts(
   assert capsys.readouterr().err == told + "\n"
 
 
-def told(text: str) -> list[str]:
-  """Lines without those of Gloo, which joins the processes' CPUs."""
-  return [line for line in text.splitlines() if "[Gloo]" not in line]
-
-
 def test_a_real_verb_in_two_processes(tmp_path: pathlib.Path) -> None:
   """Both come to `p3d evaluate`, which has no such checkpoint."""
   words = shlex.split("launch local --processes 2 -- evaluate 'no run'")
@@ -504,8 +592,9 @@ def test_a_real_verb_in_two_processes(tmp_path: pathlib.Path) -> None:
     env=small.environment(),
   )
   assert done.returncode == 2
-  assert told(done.stdout) == []
-  *lines, last = told(done.stderr)
+  # Gloo, which joins their CPUs, prints to it in each process.
+  assert done.stdout == ""
+  *lines, last = done.stderr.splitlines()
   assert re.fullmatch(r"p3d launch: process [01] ended with status 2", last)
   # The first one's end may be quicker than the other one's own line.
   assert any(re.match(r"\[[01]\] p3d evaluate: .*no run", x) for x in lines)
@@ -525,7 +614,7 @@ def test_two_processes_evaluate_as_one(tmp_path: pathlib.Path) -> None:
   )
   assert launched.returncode == 0, launched.stderr
   report = done.stdout.replace(str(one), str(two)).splitlines()
-  assert told(launched.stdout) == [f"[0] {line}" for line in report]
+  assert launched.stdout.splitlines() == [f"[0] {line}" for line in report]
   # Scores are equal to 1e-5; these are means of hits, which would have to tie.
   first, other = (json.loads(path.read_text()) for path in (one, two))
   for name in ("videos", "clip_hit@1", "video_hit@1", "video_hit@5", "mAP"):

@@ -181,7 +181,7 @@ def test_commands_of_a_pod() -> None:
 )
 def test_the_software_of_a_type(kind: str, runtime: str) -> None:
   """The table of https://cloud.google.com/tpu/docs/runtimes."""
-  args = arguments(tpu_pod, "--type", kind)
+  args = arguments(tpu_pod, "--type", kind, "--", FLAG)
   tpu_pod.check(args)
   create = tpu_pod.commands(args)[1]
   assert f"--runtime-version={runtime}" in create
@@ -474,6 +474,23 @@ def test_sigterm_reaches_a_run_in_a_container(tmp_path: pathlib.Path) -> None:
   assert [words[0] for words in calls(tmp_path)] == ["pip", "p3d"]
 
 
+def test_a_run_that_is_killed_is_137_in_a_container(
+  tmp_path: pathlib.Path,
+) -> None:
+  """xpk 1.16.0 starts again after 42 and 127 to 255, and what it is told."""
+  tool(tmp_path / "bin", "pip", "")
+  tool(tmp_path / "bin", "p3d", "kill -KILL $$")
+  create, _ = gke.commands(arguments(gke))
+  # Its wrapper ends with the status of this subshell.
+  command = create[-1].removeprefix("--command=")
+  done = shell(f"({command}) & wait $!; exit $?", tmp_path)
+  (told,) = [x for x in create if x.startswith("--restart-on-exit-codes=")]
+  again = {42, *range(127, 256), *map(int, told.partition("=")[2].split(","))}
+  assert done.returncode == 137
+  assert {75, 76, 137} <= again
+  assert not {0, 1, 2} & again
+
+
 def test_gke_stops_at_a_failure(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
@@ -668,6 +685,19 @@ def changed(words: str, name: str, value: str | None) -> list[str]:
     (tpu_pod, "--type", "v5litepod", "--type is 'v5litepod': it must be one"),
     (
       tpu_pod,
+      "--type",
+      "v5litepod-17",
+      "--type is 'v5litepod-17': there is no such slice; of v5litepod there "
+      "are 1, 4, 8, 16, 32, 64, 128, 256\n",
+    ),
+    (
+      gke,
+      "--type",
+      "v5p-100",
+      "of v5p there are 8, 16, 32, 64 and multiples of 128 up to 12288\n",
+    ),
+    (
+      tpu_pod,
       "--config",
       "no.py",
       "--config is 'no.py': there is no such",
@@ -683,7 +713,10 @@ def changed(words: str, name: str, value: str | None) -> list[str]:
     (gke, "--base-image", None, "one of the arguments --image --base-image is"),
     (gke, "--type", "16", "--type is '16': it must be like v5litepod-256"),
     (slurm, "--time", None, "the following arguments are required: --time"),
-    (slurm, "--time", "a day", "--time is 'a day': it must be like 24:00:00"),
+    *(
+      (slurm, "--time", time, f"--time is '{time}': it must be HH:MM:SS or D-")
+      for time in ("a day", "24", "24:00", "1-", "2:60:00", "1-12:0", "1:2:3:4")
+    ),
     (slurm, "--name", "my run", "--name is 'my run': it must be letters"),
     (slurm, "--nodes", "0", "--nodes is 0: it must be >= 1"),
     (gpus, "--config", "no.py", "--config is 'no.py': there is no such"),
@@ -753,6 +786,66 @@ def test_devices_of_a_type(kind: str, devices: int | None) -> None:
   assert shared.tpu_devices(kind) == devices
 
 
+@pytest.mark.parametrize(
+  ("kind", "there"),
+  [
+    # cloud.google.com/tpu/docs/v5e: 1x1 to 16x16; v2: five types.
+    *((f"v5litepod-{n}", True) for n in (1, 4, 8, 16, 32, 64, 128, 256)),
+    *((f"v6e-{n}", False) for n in (2, 17, 24, 512)),
+    ("v2-512", True),
+    ("v2-64", False),
+    ("v3-2048", True),
+    # .../v5p: 2x2x1 to 16x16x24 chips of two cores.
+    *((f"v5p-{n}", True) for n in (8, 16, 64, 128, 256, 4096, 12288)),
+    *((f"v5p-{n}", False) for n in (4, 24, 192, 12416)),
+    # .../v4: 12x12x24 chips is one of its examples, 4,096 are a pod.
+    *((f"v4-{n}", True) for n in (2 * 12 * 12 * 24, 8192)),
+    ("v4-12288", False),
+    ("tpu7x-8", True),  # not in the table: xpk knows
+  ],
+)
+def test_slices_that_there_are(kind: str, there: bool) -> None:
+  if there:
+    shared.check_slice(kind)
+  else:
+    with pytest.raises(ValueError, match=f"'{kind}': there is no such slice"):
+      shared.check_slice(kind)
+
+
+@pytest.mark.parametrize("module", [tpu_pod, gke], ids=["tpu_pod", "gke"])
+@pytest.mark.parametrize("field", ["init_from", "data.dir"])
+@pytest.mark.parametrize("value", ["weights/mine", "/home/me/mine", "~/mine"])
+def test_what_a_pod_does_not_have_is_told_before_it_is_rented(
+  module: ModuleType,
+  field: str,
+  value: str,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture,
+) -> None:
+  monkeypatch.setattr(subprocess, "run", None)
+  flags = ["--", f"--config.{field}={value}"]
+  assert launched(module, tmp_path, monkeypatch, *flags) == 2
+  assert capsys.readouterr() == (
+    "",
+    f"{module.__name__.rpartition('.')[2]}: config.{field} is {value!r}: the "
+    "machines do not have it; copy it to the bucket, and give "
+    f"--config.{field}=gs://...\n",
+  )
+
+
+def test_a_disk_of_a_pod_that_is_there(capsys: pytest.CaptureFixture) -> None:
+  """docs/pods.md: a large set is on a disk that is attached to it."""
+  there = ["--", "--config.data.dir=/mnt/disk/sets"]
+  tpu_pod.check(arguments(tpu_pod, "--asked", *there))
+  tpu_pod.check(arguments(tpu_pod, "--follow", *there))
+  words = WORDS[gke].replace("--base-image python:3.12", "--image gcr.io/p/i")
+  gke.check(gke.parser().parse_args([*words.split(), *there]))
+  there = ["--", "--config.data.dir=sets"]
+  with pytest.raises(ValueError, match="the machines do not have it"):
+    tpu_pod.check(arguments(tpu_pod, "--asked", *there))
+
+
 def test_other_mistakes(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -775,7 +868,7 @@ def test_a_tool_that_is_not_there(
 
 
 def refused_tool(capsys: pytest.CaptureFixture) -> str:
-  assert gke.main(WORDS[gke].split()) == 2
+  assert gke.main([*WORDS[gke].split(), "--", FLAG]) == 2
   out, err = capsys.readouterr()
   assert out.startswith("+ xpk workload create")
   return err

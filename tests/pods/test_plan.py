@@ -198,7 +198,8 @@ def test_parts_of_a_batch_are_multiplied():
         "--batch=9",
         "--config.train.accumulate=2",
       ),
-      "config.train.batch is 9: it must be a multiple of",
+      "(--topology=cpu:1: 1 device, mesh.data=None, mesh.fsdp=1, "
+      "mesh.space=1)\n",
       id="batch",
     ),
     pytest.param(
@@ -236,6 +237,58 @@ def test_mistakes_are_one_line(words, message, tmp_path, capsys):
 def test_unknown_topologies_list_the_known(name):
   with pytest.raises(ValueError, match="known are v5e and v6e.*v4.*cpu:N"):
     topology.find(name)
+
+
+@pytest.mark.parametrize(
+  ("name", "most"),
+  [
+    ("v5e:32x32", "of v5e there is at most 16x16; known"),
+    ("v6e:16x32", "of v6e there is at most 16x16; known"),
+    ("v4:16x16x20", "of v4 there is at most 16x16x16; known"),
+    ("v5p:16x20x24", "of v5p there is at most 16x16x24; known"),
+  ],
+)
+def test_what_is_larger_than_the_largest(name, most):
+  with pytest.raises(ValueError, match=f"is '{name}': {most}"):
+    topology.find(name)
+
+
+@pytest.mark.parametrize(
+  ("value", "digits", "text"),
+  [
+    (0, 3, "0"),
+    (26_880, 3, "26,900"),
+    (116_624.3, 4, "116,600"),
+    (8.1318, 3, "8.13"),
+    (36.8, 3, "36.8"),
+    (100.2, 3, "100"),
+    (999.96, 4, "1,000"),
+    (1602.4, 4, "1,602"),
+    (2.0, 2, "2"),
+    (0.00305, 2, "0.0031"),
+    (0.0000123, 2, "0.000012"),
+  ],
+)
+def test_numbers_are_for_people(value, digits, text):
+  """Rounded by hand: so many digits, no power of ten, no zeros at the end."""
+  assert plan_report._number(value, digits) == text
+
+
+def test_a_step_that_no_host_can_feed():
+  """At 10 s a clip, 1,280 clips/s take 12,800 cores of 112."""
+  config = slim(train={"batch": 4096, "steps": 10})
+  found = plan.numbers(config, place(), step(), decode=10_000.0)
+  lines = plan_report.report(found).splitlines()
+  (told,) = [line for line in lines if line.startswith("decoding")]
+  assert told.endswith(
+    "1,280 clips/s a host at 10000 ms of CPU take 12,800 vCPUs, more than the "
+    "112 it has"
+  )
+  # Ten steps of 50 ms; 114 times as long as the hosts decode.
+  (told,) = [line for line in lines if line.startswith("days")]
+  assert told.endswith(
+    "under 0.001 at least for 10 steps, under 0.001 as fast as the hosts decode"
+  )
 
 
 def test_without_libtpu_it_says_what_to_install(monkeypatch):
