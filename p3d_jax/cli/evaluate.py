@@ -6,9 +6,14 @@ import argparse
 import json
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from p3d_jax.cli import verb
+
+if TYPE_CHECKING:
+  from p3d_jax.data.clips import Views
+  from p3d_jax.data.pipeline import Reading
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +34,18 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-  return verb.together(args, lambda: _evaluate_together(args))
+  # What the command line says is checked before the hosts meet.
+  views, ks, reading = verb.views(args), verb.hits(args), verb.reading(args)
+  return verb.together(
+    args, lambda: _evaluate_together(args, views, ks, reading)
+  )
 
 
-def _evaluate_together(args: argparse.Namespace) -> int:
+def _evaluate_together(
+  args: argparse.Namespace, views: Views, ks: Sequence[int], reading: Reading
+) -> int:
   from p3d_jax.evaluate.evaluate import default_out, evaluate, report
 
-  views = verb.views(args)
   step = verb.step(args)
   out = args.out or default_out(args.checkpoint, step, args.split, views)
   result = evaluate(
@@ -44,9 +54,9 @@ def _evaluate_together(args: argparse.Namespace) -> int:
     split=args.split,
     step=step,
     views=views,
-    ks=verb.hits(args),
+    ks=ks,
     batch=args.batch,
-    reading=verb.reading(args),
+    reading=reading,
     out=out,
   )
   if verb.first_host():

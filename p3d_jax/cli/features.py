@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from p3d_jax.cli import verb
+
+if TYPE_CHECKING:
+  from p3d_jax.data.clips import Views
+  from p3d_jax.data.pipeline import Reading
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +77,14 @@ def _how(parser: argparse.ArgumentParser) -> None:
 
 
 def _features(args: argparse.Namespace) -> int:
-  return verb.together(args, lambda: _features_together(args))
+  # What the command line says is checked before the hosts meet.
+  views, reading = verb.views(args), verb.reading(args)
+  return verb.together(args, lambda: _features_together(args, views, reading))
 
 
-def _features_together(args: argparse.Namespace) -> int:
+def _features_together(
+  args: argparse.Namespace, views: Views, reading: Reading
+) -> int:
   from p3d_jax.evaluate.features import features, report
 
   written = features(
@@ -86,11 +95,11 @@ def _features_together(args: argparse.Namespace) -> int:
     endpoints=args.endpoint,
     pool=args.pool,
     per_clip=args.per_clip,
-    views=verb.views(args),
+    views=views,
     dtype=args.dtype,
     step=verb.step(args),
     batch=args.batch,
-    reading=verb.reading(args),
+    reading=reading,
     overwrite=args.overwrite,
   )
   if verb.first_host():

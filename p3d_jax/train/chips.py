@@ -27,7 +27,7 @@ class Chip:
     peak_flops: bfloat16 FLOP/s, dense (no structured sparsity).
     hbm_bytes: its memory.
     hbm_usable: bytes of it that a program may have (the limit that libtpu
-      0.0.52 names when one does not fit); None where that was not measured.
+      0.0.42.1 names when one does not fit); None where that was not measured.
     hbm_bandwidth: of its memory, bytes/s.
     interconnect_bandwidth: bytes/s that it can send to its neighbours over
       all its links together; it can receive as much at the same time.
@@ -106,7 +106,7 @@ CHIPS = (
     cores=2,
     peak_flops=459e12,
     hbm_bytes=96 * GIB,  # "95 GB" that users have of it
-    hbm_usable=9573 * GIB // 100,  # 95.73 GiB
+    hbm_usable=9574 * GIB // 100,  # 95.74 GiB; 95.73 of libtpu 0.0.52
     hbm_bandwidth=2765e9,
     interconnect_bandwidth=4800e9 / 8,
     links=6,
@@ -120,7 +120,7 @@ CHIPS = (
     cores=1,
     peak_flops=918e12,
     hbm_bytes=32 * GIB,  # "32 GB"
-    hbm_usable=3124 * GIB // 100,  # 31.24 GiB
+    hbm_usable=125 * GIB // 4,  # 31.25 GiB; 31.24 of libtpu 0.0.52
     hbm_bandwidth=1638e9,
     interconnect_bandwidth=3200e9 / 8,  # 3,584 Gbit/s in older pages
     links=4,

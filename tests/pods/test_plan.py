@@ -183,7 +183,7 @@ def test_parts_of_a_batch_are_multiplied():
   [
     pytest.param(
       ("--topology=cpu:1",),
-      "config.data.dir is '': it is empty; --classes=N says how many",
+      "config.data.dir is empty; --classes=N says how many classes there are",
       id="classes",
     ),
     pytest.param(

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import pathlib
 import signal
 import socket
@@ -94,6 +93,22 @@ def test_it_goes_on_only_with_its_config() -> None:
     train(config, f"gs://{SHORT}")
 
 
+def started(workdir: str | pathlib.Path) -> subprocess.Popen[str]:
+  """Starts the run that is killed; it is the config in the bucket that says.
+
+  All of its kind are processes of their own: a program that one of them kept
+  compiled need not round as one that was compiled in this process.
+  """
+  return subprocess.Popen(
+    small.command(
+      "train", "--config=gs://test/config.py", "--workdir", workdir
+    ),
+    stderr=subprocess.PIPE,
+    text=True,
+    env=small.environment() | bucket.running().environment,
+  )
+
+
 @functools.cache
 def killed() -> str:
   """Trains until the second checkpoint is half written; returns what it said.
@@ -105,17 +120,7 @@ def killed() -> str:
     small.folder() / "config.py", f"config.data.update({data!r})"
   )
   buckets.put("test/config.py", config.read_bytes())
-  process = subprocess.Popen(
-    small.command(
-      "train", "--config=gs://test/config.py", f"--workdir=gs://{RUN}"
-    ),
-    stderr=subprocess.PIPE,
-    text=True,
-    # The same arithmetic as that of this process.
-    env=small.environment()
-    | buckets.environment
-    | {"XLA_FLAGS": os.environ["XLA_FLAGS"]},
-  )
+  process = started(f"gs://{RUN}")
 
   def kill(method: str, what: str, name: str) -> int | None:
     # Its numbers: some of them are there, and model.json may be.
@@ -131,10 +136,23 @@ def killed() -> str:
 
 
 @functools.cache
-def gone_on() -> dict[str, float]:
-  """Goes on with it, in this process."""
+def gone_on() -> None:
+  """Goes on with it."""
   killed()
-  return train(small.config(data=stored()), f"gs://{RUN}")
+  process = started(f"gs://{RUN}")
+  said = process.communicate(timeout=300)[1]
+  assert process.returncode == 0, said
+
+
+@functools.cache
+def undisturbed() -> pathlib.Path:
+  """The same run, on a disk."""
+  killed()  # the config and the set are in the bucket
+  workdir = small.folder() / "run"
+  process = started(workdir)
+  said = process.communicate(timeout=300)[1]
+  assert process.returncode == 0, said
+  return workdir
 
 
 def lines(kind: str, run: str | pathlib.Path = RUN) -> list[dict[str, Any]]:
@@ -169,8 +187,8 @@ def test_it_goes_on_to_the_bit() -> None:
   """As the same run on a disk that nothing disturbed."""
   gone_on()
   for kind in ("train", "eval"):
-    assert lines(kind) == lines(kind, small.trained())
-  own, other = (p3d_jax.load(p) for p in (f"gs://{RUN}", small.trained()))
+    assert lines(kind) == lines(kind, undisturbed())
+  own, other = (p3d_jax.load(p) for p in (f"gs://{RUN}", undisturbed()))
   assert own[2].sha256 == other[2].sha256
   jax.tree.map(np.testing.assert_array_equal, own[1], other[1])
   runs = bucket.running().objects[f"{RUN}/runs.jsonl"].decode().splitlines()
@@ -180,7 +198,8 @@ def test_it_goes_on_to_the_bit() -> None:
 @pytest.mark.slow
 def test_it_is_evaluated() -> None:
   """From the set that it was trained on, by the copies that the run names."""
-  trained = gone_on()
+  gone_on()
+  trained = lines("eval")[-1]
   out = default_out(f"gs://{RUN}")
   assert str(out) == f"gs://{RUN}/evaluation-4-test.json"
   result = evaluate(f"gs://{RUN}", out=out)
