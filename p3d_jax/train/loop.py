@@ -23,57 +23,22 @@ from p3d_jax.checkpoint.model import Record
 from p3d_jax.checkpoint.run import RunCheckpoints
 from p3d_jax.data import pipeline
 from p3d_jax.data.clips import Views
-from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.hosts.ends import PreemptedError
 from p3d_jax.hosts.preempt import Notice
 from p3d_jax.hosts.roll import current
 from p3d_jax.hosts.together import Together
-from p3d_jax.models import p3d, schedule, zoo
-from p3d_jax.preprocess import Preprocessing
+from p3d_jax.models import schedule
 from p3d_jax.progress import Bar
 from p3d_jax.train import config as configs
-from p3d_jax.train import (
-  config_check,
-  init,
-  logs,
-  optim,
-  sharding,
-  shared,
-  step,
-)
-from p3d_jax.train import recipe as recipes
+from p3d_jax.train import logs, optim, sharding, shared, step
 from p3d_jax.train import state as states
 from p3d_jax.train.compile_cache import compile_cache
 from p3d_jax.train.meter import SILENT, Meter, falls_on, training_flops
 from p3d_jax.train.metrics import summary
+from p3d_jax.train.prepare import Run, prepare
 from p3d_jax.train.profile import Profile
 from p3d_jax.train.replaced import Replaced, check_evaluation
 from p3d_jax.train.score import Scorer
-
-
-@dataclasses.dataclass
-class Run:
-  """What the sections of `train` share.
-
-  Attributes:
-    config: of the run, resolved: see init.py.
-    workdir: of the run.
-    start: the weights that it begins with.
-    mesh: that clips are split over.
-    train_videos: the split that is trained on.
-    eval_videos: the split that is evaluated.
-    recipe: what a training step needs.
-    record: of the network, written with each checkpoint.
-  """
-
-  config: ConfigDict
-  workdir: epath.Path
-  start: init.Start
-  mesh: Mesh
-  train_videos: VideoSet
-  eval_videos: VideoSet
-  recipe: step.Recipe
-  record: Record
 
 
 @dataclasses.dataclass
@@ -173,88 +138,6 @@ def _check_alike(run: Run, start: int) -> None:
     begun += f", began with {run.start.origin['sha256']}"
   rule = "all hosts must read the same: is another run writing there?"
   shared.check_same(begun, f"workdir is {run.workdir}", rule)
-
-
-def prepare(
-  config: ConfigDict,
-  workdir: epath.PathLike,
-  devices: Sequence[jax.Device] | None = None,
-) -> Run:
-  """Checks a config against data, devices and workdir, and builds from it."""
-  count = len(devices or jax.devices())
-  config_check.check(config, count)
-  mesh = sharding.mesh(devices, **config_check.mesh_sizes(config))
-  files.check_bucket(workdir, "workdir")
-  directory = files.absolute(workdir)
-  if directory.exists() and not directory.is_dir():
-    raise ValueError(f"workdir is {directory}: it is a file, not a folder")
-  if (directory / "model" / "model.json").exists():
-    raise ValueError(
-      f"workdir is {directory}: it is a checkpoint, which config.init_from "
-      "takes"
-    )
-  train_videos, eval_videos = (
-    open_set(
-      config.data.dir, split, cache=config.data.cache, name="config.data.dir"
-    )
-    for split in (config.data.train_split, config.data.eval_split)
-  )
-  for videos in (train_videos, eval_videos):
-    if not videos.label_names:
-      raise ValueError(
-        f"config.data.dir is {config.data.dir}: the set has no labels to learn"
-      )
-  start = init.begin(config, directory, train_videos.label_names)
-  config = start.config
-  _check_channels(config, train_videos)
-  _check_channels(config, eval_videos)
-  logs.check_config(directory, config)
-  recipe = recipes.recipe(config, len(train_videos.label_names), mesh)
-  init.check_weights(
-    start,
-    p3d.abstract_variables(recipe.module, len(recipe.preprocessing.mean)),
-  )
-  record = _record(
-    config, recipe.module, recipe.preprocessing, train_videos, start
-  )
-  return Run(
-    config, directory, start, mesh, train_videos, eval_videos, recipe, record
-  )
-
-
-def _check_channels(config: ConfigDict, videos: VideoSet) -> None:
-  """Refuses a set whose pixels are not the config's, or its weights'."""
-  theirs = f", of config.init_from={config.init_from!r}" * bool(
-    config.init_from
-  )
-  try:
-    pipeline.check_channels(videos, config.preprocessing.channels)
-  except ValueError as error:
-    raise configs.ConfigError(f"config.{error}{theirs}") from None
-
-
-def _record(
-  config: ConfigDict,
-  module: p3d.P3D,
-  preprocessing: Preprocessing,
-  videos: VideoSet,
-  start: init.Start,
-) -> Record:
-  """Returns what the checkpoints of a run say of it."""
-  origin = {"init_from": start.origin} if start.origin is not None else {}
-  return Record(
-    model=zoo.to_fields(module),
-    preprocessing=preprocessing,
-    labels=tuple(videos.label_names),
-    scores=config.train.loss,
-    provenance={
-      "kind": "trained",
-      "data": str(videos.directory),
-      "config": logs.config_json(config),
-      **origin,
-      **logs.versions(),
-    },
-  )
 
 
 def _state(run: Run, checkpoints: RunCheckpoints) -> states.TrainState:
