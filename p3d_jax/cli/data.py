@@ -180,7 +180,9 @@ def _extract(args: argparse.Namespace) -> int:
   from p3d_jax.data.extract import extract
   from p3d_jax.data.sets import open_set
 
-  files = extract(open_set(args.set, args.split), args.count, args.out)
+  files = extract(
+    open_set(args.set, args.split, name="SET"), args.count, args.out
+  )
   for file in files:
     print(file)
   if len(files) < args.count:
@@ -294,7 +296,7 @@ def _show(args: argparse.Namespace) -> int:
   from p3d_jax.train import config_file
   from p3d_jax.visualize.contact_sheet import contact_sheet
 
-  videos = open_set(args.set, args.split)
+  videos = open_set(args.set, args.split, name="SET")
   config = config_file.load(args.config) if args.config else configs.default()
   if args.checkpoint:
     record = model.read_record(model.find(args.checkpoint, "last"))

@@ -136,12 +136,13 @@ def new_folder(out: Path) -> epath.Path:
 
   Raises:
     WeightsError: if something stands there, or nothing can.
+    ValueError: if its bucket is not there.
   """
+  check_bucket(out, "out")
   path = absolute(out)
   if path.exists() or os.path.islink(path):
     raise WeightsError(f"out is {str(out)!r}: it exists; name a new folder")
   if on_store(path):
-    check_bucket(path, "out")
     return path  # there are no folders, and rights that only writing tells
   above = path
   while not above.exists():

@@ -107,12 +107,11 @@ def _check_out(out: epath.PathLike, to: str) -> list[epath.Path]:
       f"out is {out}: a file of {to} must be called *{', *'.join(row.endings)}"
     )
   files = [path.parent / f"{path.name}{suffix}" for suffix in row.files]
+  check_bucket(out, "out")
   for file in files:
     if file.exists():
       raise WeightsError(f"out is {file}, which exists: name a new file")
-  if on_store(path):
-    check_bucket(path, "out")
-  elif not path.parent.is_dir():
+  if not on_store(path) and not path.parent.is_dir():
     raise WeightsError(f"out is {out}: there is no folder {path.parent}")
   return files
 
