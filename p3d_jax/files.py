@@ -18,6 +18,7 @@ import lzma
 import os
 import pathlib
 import socket
+import sys
 import threading
 import time
 import urllib.parse
@@ -64,6 +65,29 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 class UnreachableError(OSError):
   """A store does not answer, through no fault of the path: try again later."""
+
+
+def is_outage(error: BaseException) -> bool:
+  """Whether an error, or one that it came of, is a store that does not answer.
+
+  It is what gcsfs, which has tried for a minute then, calls retriable (429,
+  5xx, a lost connection), and what TensorStore, which reads arrays, says so of.
+  """
+  seen: set[int] = set()
+  at: BaseException | None = error
+  while at is not None and id(at) not in seen:
+    if isinstance(at, UnreachableError) or _says_try_again(at):
+      return True
+    seen.add(id(at))
+    at = at.__cause__ or at.__context__
+  return False
+
+
+def _says_try_again(error: BaseException) -> bool:
+  retry = sys.modules.get("gcsfs.retry")
+  if retry is not None and retry.is_retriable(error):
+    return True
+  return str(error).startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED"))
 
 
 def on_store(path: epath.PathLike) -> bool:

@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import json
 import os
 import pathlib
 import shutil
@@ -143,6 +144,18 @@ def trained() -> pathlib.Path:
   path = folder() / "run"
   train(config(), path)
   return path
+
+
+def relabelled(folder: pathlib.Path) -> pathlib.Path:
+  """Copies the set; the first two of its labels have changed places."""
+  (found,) = pathlib.Path(dataset()).rglob("dataset_info.json")
+  shutil.copytree(found.parent, folder)
+  file = folder / "metadata.json"
+  metadata = json.loads(file.read_text())
+  names = metadata["label_names"]
+  metadata["label_names"] = [names[1], names[0], *names[2:]]
+  file.write_text(json.dumps(metadata))
+  return folder
 
 
 def network(**fields: Any) -> p3d.P3D:

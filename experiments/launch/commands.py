@@ -7,6 +7,7 @@ them than to print them (`--dry-run`) or to run one after the other.
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import re
 import shlex
@@ -217,6 +218,19 @@ def run(commands: Sequence[Command]) -> None:
     if status:
       # A death by a signal as a shell has it.
       raise CommandError(command, status if status > 0 else 128 - status)
+
+
+def become(command: Command) -> NoReturn:
+  """Shows a command and becomes it: signals are then its own.
+
+  Raises:
+    ValueError: there is no such program.
+  """
+  print(f"+ {shlex.join(command)}", flush=True)
+  try:
+    os.execvp(command[0], command)
+  except OSError as error:
+    raise ValueError(f"{command[0]}: {error.strerror}") from error
 
 
 def main(

@@ -44,6 +44,10 @@ from experiments.launch.commands import Command
 
 # Characters of a workload's name (xpk's src/xpk/parser/validators.py).
 LONGEST_NAME = 40
+# Those with a topology are of kinds that `commands.SLICES` does not know.
+TYPE = re.compile(
+  rf"[a-z0-9]+-[1-9]\d*|(?!({'|'.join(shared.SLICES)})-)[a-z0-9]+-\d+(x\d+)+"
+)
 INSTALL = "pip install --quiet '.[tpu]' 'etils[epath-gcs]'"
 # Seconds from the notice to the end of a container, to save in. Of a spot
 # machine that is taken away Google leaves fewer.
@@ -54,7 +58,9 @@ def parser() -> shared.Parser:
   """Makes the parser."""
   made = shared.Parser("gke", __doc__)
   made.add_argument("--name", required=True, help="of the run")
-  made.add_argument("--type", required=True, help="as v5litepod-256")
+  made.add_argument(
+    "--type", required=True, help="as v5litepod-256, tpu7x-4x4x4"
+  )
   made.add_argument("--cluster", required=True)
   made.add_argument("--zone", required=True, help="as us-west4-a")
   made.add_argument("--project", required=True)
@@ -77,8 +83,10 @@ def check(args: argparse.Namespace) -> None:
       f"--config is {args.config!r}: it must be below this folder, which is "
       "what comes into the image"
     )
-  if not re.fullmatch(r"[a-z0-9]+-[1-9]\d*", args.type):
-    raise ValueError(f"--type is {args.type!r}: it must be like v5litepod-256")
+  if not TYPE.fullmatch(args.type):
+    raise ValueError(
+      f"--type is {args.type!r}: it must be like v5litepod-256, or tpu7x-4x4x4"
+    )
   if args.restarts < 0:
     raise ValueError(f"--restarts is {args.restarts}: it must be >= 0")
   shared.check_slice(args.type)

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from experiments.launch import commands as shared
 from experiments.launch.commands import Command
+from p3d_jax.pods.launch_local import visible_gpus
 
 
 def parser() -> shared.Parser:
@@ -38,7 +39,11 @@ def parser() -> shared.Parser:
 
 def check(args: argparse.Namespace) -> None:
   """Raises a ValueError for what cannot be run."""
-  shared.check(args)
+  try:
+    devices = len(visible_gpus())
+  except ValueError:
+    devices = None  # a dry run elsewhere; `p3d launch` refuses the real one
+  shared.check(args, devices)
   for name, least in (("processes", 1), ("restarts", 0)):
     if getattr(args, name) < least:
       raise ValueError(
@@ -62,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return shared.lines(commands(args))
 
   return shared.main(
-    "gpus", lambda: shared.run(commands(args)), show, args.dry_run
+    "gpus", lambda: shared.become(*commands(args)), show, args.dry_run
   )
 
 

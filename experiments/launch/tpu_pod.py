@@ -59,9 +59,14 @@ GONE = ("SUSPENDING", "SUSPENDED")
 # Of ssh, and so of gcloud (_SSH_ERROR_EXIT_CODE in the SDK's command_lib/util/
 # ssh/ssh.py): the connection was lost, which says nothing of the run.
 NO_CONNECTION = 255
-# Times in a row that the network may fail, and seconds until the next try: a
-# pod that is taken away is ACTIVE for some minutes yet.
+# A worker has no run, and none has left a status: the machine is about to go.
+NO_RUN = 254
+# Times in a row that following may fail, and seconds until the next try: a pod
+# that is taken away is ACTIVE for some minutes yet.
 TRIES, PAUSE = 20, 30
+# Seconds of following that must have been a connection: gcloud tries for many
+# minutes to make one.
+HELD = 3600
 
 # On a worker. Its own Python is 3.10, older than this package allows.
 INSTALL = (
@@ -92,15 +97,16 @@ AGAIN = (
   ' echo "ended with status $status: starting again ($left left to count)";'
   " sleep {pause}; done; echo $status > p3d.status"
 )
+# gcloud runs a command again if the connection was lost meanwhile.
 START = (
-  "rm -f p3d.status; nohup setsid bash -c {again} > p3d.log 2>&1 < /dev/null &"
+  "if kill -0 $(cat p3d.pid 2> /dev/null) 2> /dev/null; then exit 0; fi;"
+  " rm -f p3d.status; : > p3d.log;"
+  " nohup setsid bash -c {again} >> p3d.log 2>&1 < /dev/null &"
   " echo $! > p3d.pid"
 )
-# Where the shell of the run is gone and left no status, the machine is about to
-# go: as good as no connection.
 FOLLOW = (
-  "tail -n +1 -f --pid=$(cat p3d.pid) p3d.log;"
-  f" exit $(cat p3d.status || echo {NO_CONNECTION})"
+  "tail -n {lines} -f --pid=$(cat p3d.pid) p3d.log;"
+  f" exit $(cat p3d.status || echo {NO_RUN})"
 )
 
 
@@ -208,9 +214,9 @@ def _start(args: argparse.Namespace) -> list[Command]:
   ]
 
 
-def _follow(args: argparse.Namespace) -> Command:
+def _follow(args: argparse.Namespace, lines: str = "+1") -> Command:
   # A lost worker ends all, the first one too: its status is that of the run.
-  return _ssh(args, "0", FOLLOW)
+  return _ssh(args, "0", FOLLOW.format(lines=lines))
 
 
 def _delete(args: argparse.Namespace) -> Command:
@@ -252,6 +258,11 @@ def work(args: argparse.Namespace) -> None:
         raise CommandError(error.command, error.status, told) from error
       if not state or renewed == args.renew:
         raise
+      try:
+        shared.check_reachable(shared.check(args), own=False)
+      except ValueError as disk:
+        told = f"the pod is gone, and not asked for anew: {disk}"
+        raise CommandError(error.command, error.status, told) from error
       renewed += 1
       told = f"the pod is gone; asking anew ({renewed} of {args.renew})"
       print(f"tpu_pod: {told}", file=sys.stderr, flush=True)
@@ -260,7 +271,10 @@ def work(args: argparse.Namespace) -> None:
 
 
 def _followed(args: argparse.Namespace, follow: Command) -> None:
-  """Follows a run to its end; a connection that was lost is made anew."""
+  """Follows a run to its end; a connection that was lost is made anew.
+
+  It cannot be told from one that never was: gcloud answers both alike.
+  """
   lost = 0
   while True:
     began = time.monotonic()
@@ -269,13 +283,17 @@ def _followed(args: argparse.Namespace, follow: Command) -> None:
       return
     except CommandError as error:
       # 1 is gcloud's own answer for machines that are just being taken away.
-      network = error.status == NO_CONNECTION or (lost and error.status == 1)
-      if not network or lost == TRIES or _state(args) in GONE:
+      passes = error.status in (NO_CONNECTION, NO_RUN)
+      passes = passes or bool(lost and error.status == 1)
+      if time.monotonic() - began > HELD:
+        lost = 0
+      if not passes or lost == TRIES or _state(args) in GONE:
         raise
-    lost = lost + 1 if time.monotonic() - began < PAUSE else 1
-    told = f"no connection to the log; again in {PAUSE} s ({lost} of {TRIES})"
+    lost += 1
+    told = f"nothing to follow; again in {PAUSE} s ({lost} of {TRIES})"
     print(f"tpu_pod: {told}", file=sys.stderr, flush=True)
     time.sleep(PAUSE)
+    follow = _follow(args, "20")  # the last lines, not all of them again
 
 
 def _state(args: argparse.Namespace) -> str:

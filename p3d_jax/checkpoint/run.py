@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
+from p3d_jax import files
 from p3d_jax.checkpoint import model
 from p3d_jax.files import absolute
 
@@ -166,10 +167,12 @@ class RunCheckpoints:
     """Tells what a save fails at, and removes what it has written."""
     try:
       yield
-    except (OSError, ValueError, RuntimeError) as error:
+    # Not less: of a store, gcsfs raises an Exception of its own kind.
+    except Exception as error:
       self._failed = True
-      for torn in self.directory.glob("*.orbax-checkpoint-tmp*"):
-        model.remove(torn)
+      if not files.is_outage(error):
+        for torn in self.directory.glob("*.orbax-checkpoint-tmp*"):
+          model.remove(torn)
       raise model.CheckpointError(
         f"a step cannot be saved in {self.directory}, which keeps its older "
         f"ones: {' '.join(str(error).split())}"

@@ -36,6 +36,7 @@ from p3d_jax.cli import (
   weights,
 )
 from p3d_jax.cli.verb import Verb
+from p3d_jax.files import is_outage
 from p3d_jax.hosts import ends
 from p3d_jax.version import __version__
 
@@ -94,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     text, status = " ".join(str(error).split()), ends.status_of(error)
   except KeyboardInterrupt as error:
     text, status = "interrupted", ends.status_of(error)
+  # What gcsfs raises is of no common kind.
+  except Exception as error:
+    if os.environ.get("P3D_DEBUG") or not is_outage(error):
+      raise
+    text, status = " ".join(str(error).split()), ends.status_of(error)
   print(f"p3d {args.verb}: {text}", file=sys.stderr)
   return verb.left(status)
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 VERBS = ("train", "evaluate", "features")
 _SIGNALS = (
   "SIGTERM to one of the processes is a preemption: all save, and all are "
-  "started again. SIGTERM or an interrupt to the launcher itself ends the run: "
-  "all save, and none is started again; each one that comes is passed on. The "
-  "status of a run that a signal ended is 128 and its number."
+  "started again. SIGTERM to the launcher itself ends the run: all save, and "
+  "none is started again. So does an interrupt (Ctrl-C), but that nothing is "
+  "saved. Each one that comes is passed on. The status of a run that a signal "
+  "ended is 128 and its number."
 )
 
 

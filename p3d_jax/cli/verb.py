@@ -56,15 +56,19 @@ def step(args: argparse.Namespace) -> int | str:
   "last" and "best" are looked up once, by the first host: a run that goes on
   may have another one a moment later.
   """
+  import jax
   import numpy as np
   from jax.experimental import multihost_utils
 
   from p3d_jax.checkpoint import model
   from p3d_jax.files import absolute
+  from p3d_jax.hosts import together
 
   folder = model.find(args.checkpoint, args.step)
   if folder.parent != absolute(args.checkpoint) / model.CHECKPOINTS:
     return args.step  # it is one checkpoint, and no workdir
+  if jax.process_count() > 1:
+    together.wait()  # an hour at most
   return int(multihost_utils.broadcast_one_to_all(np.int32(folder.name)))
 
 

@@ -7,6 +7,10 @@ parent waits so many seconds, and no longer.
 The child is a Python of its own and no fork, since a fork of a process with
 JAX's threads may hang. It knows nothing of the parent's `__main__`, so scripts
 need no guard against being imported twice.
+
+Systems send SIGTERM to a whole group of processes, and a run that has notice
+still reads until it has saved. So the children ignore it: the parent decides,
+and they end with it, however it ends.
 """
 
 from __future__ import annotations
@@ -207,6 +211,25 @@ class Guards:
         guard.close()
 
 
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+  """Has processes that this thread starts within hold SIGTERM back.
+
+  They have the thread's mask from their first instruction: none ends by it in
+  its imports, before it can call `ignore_sigterm`.
+  """
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_sigterm() -> None:
+  """Has this process ignore SIGTERM, one that was held back too."""
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class _Child:
   """One process, and the socket to it."""
 
@@ -220,15 +243,16 @@ class _Child:
     self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - kill() ends it
     fds = theirs.fileno(), self._shared.fd
     try:
-      self._process = subprocess.Popen(
-        # -P: what lies in the current folder is no module of ours.
-        [sys.executable, "-P", "-m", "p3d_jax.data.guard", *map(str, fds)],
-        pass_fds=fds,
-        stdin=subprocess.DEVNULL,
-        stdout=self._printed,
-        stderr=self._printed,
-        env=_environment(),
-      )
+      with held_back():
+        self._process = subprocess.Popen(
+          # -P: what lies in the current folder is no module of ours.
+          [sys.executable, "-P", "-m", "p3d_jax.data.guard", *map(str, fds)],
+          pass_fds=fds,
+          stdin=subprocess.DEVNULL,
+          stdout=self._printed,
+          stderr=self._printed,
+          env=_environment(),
+        )
     finally:
       theirs.close()
 
@@ -412,6 +436,7 @@ def _serve(channel: socket.socket, shared: Shared) -> None:
   """The child: answers until the parent is gone."""
   # Ctrl-C goes to all processes of a terminal; the parent decides.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  ignore_sigterm()
   # The system ends a child that hangs even where nobody is left to kill it.
   signal.signal(signal.SIGALRM, signal.SIG_DFL)
   while True:

@@ -30,7 +30,7 @@ from p3d_jax.data import example as examples
 from p3d_jax.data.clips import Augment, Views
 from p3d_jax.data.decode import VideoError
 from p3d_jax.data.file_set import FileSet
-from p3d_jax.data.guard import Guards
+from p3d_jax.data.guard import Guards, held_back, ignore_sigterm
 from p3d_jax.data.sets import VideoSet
 from p3d_jax.preprocess import Preprocessing
 
@@ -469,8 +469,30 @@ def _batches(
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
     dataset = dataset.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=reading.workers)
+      grain.MultiprocessingOptions(num_workers=reading.workers),
+      worker_init_fn=_ignore_sigterm,
     )
   # What decodes ends first: a thread that waits for it would hold the end up.
   with contextlib.closing(iter(dataset)) as batches, contextlib.closing(call):
+    if reading.workers:
+      _start(batches)
     yield from batches
+
+
+def _start(batches: grain.DatasetIterator) -> None:
+  """Starts the worker processes, which no SIGTERM ends."""
+  # Asked for its state, Grain makes the workers' iterators in this thread, and
+  # starts them from it. Otherwise threads of its own do both, later.
+  batches.get_state()
+  with held_back():
+    batches.start_prefetch()
+
+
+def _ignore_sigterm(worker: int, workers: int) -> None:
+  """A worker's first words: a notice goes to the parent, which still reads.
+
+  Closing ends a worker by an event or SIGKILL, and it ends with its parent; but
+  what multiprocessing itself would end at exit, it would end by SIGTERM and
+  wait. Grain closes its iterators before.
+  """
+  ignore_sigterm()

@@ -1,6 +1,7 @@
 """Opens a built set: a split, or a list of ids, of the records in a folder."""
 
 import functools
+import hashlib
 import json
 import operator
 import os
@@ -127,6 +128,24 @@ class VideoSet:
   def listed(self) -> bool:
     """Whether the set keeps its ids and lists of them beside the records."""
     return bool((self.folder / "ids.json").exists())
+
+  def digest(self) -> str:
+    """Returns the sha256 of what is in the split, but for the videos' bytes.
+
+    It is of the labels and the ids, in order; of a set without lists, of the
+    numbers and sizes of its records instead.
+    """
+    info = self._builder.info
+    stored: Any = [
+      (name, part.shard_lengths, part.num_bytes)
+      for name, part in sorted(info.splits.items())
+    ]
+    said = {
+      "labels": [self.label_names, self.flip_labels, self.max_labels],
+      "channels": self.channels,
+      "ids": self.ids() if self.listed else [self.split, stored],
+    }
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
   def document(self, name: str) -> Any:
     """Returns JSON that the set keeps, as ASLAN's "pairs".

@@ -34,6 +34,7 @@ from p3d_jax.data.sets import VideoSet, open_set
 from p3d_jax.evaluate.feature_file import check_format, read_about
 from p3d_jax.evaluate.feature_parts import FINISHED, Parts
 from p3d_jax.files import absolute, check_bucket, check_out
+from p3d_jax.hosts import together
 from p3d_jax.hosts.roll import current
 from p3d_jax.hosts.together import Together
 from p3d_jax.models import zoo
@@ -360,6 +361,7 @@ def _agreed(call: Callable[[], int]) -> int:
     except Exception as error:
       number, failed = _FAILED, error
   if jax.process_count() > 1:
+    together.wait()  # an hour at most
     number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
   if failed is not None:
     raise failed

@@ -6,7 +6,7 @@ checkpoint.
 
 from __future__ import annotations
 
-from p3d_jax.files import UnreachableError
+from p3d_jax.files import is_outage
 
 
 class EndedError(RuntimeError):
@@ -39,9 +39,9 @@ def status_of(error: BaseException) -> int:
   """
   if isinstance(error, EndedError):
     return error.status
-  if isinstance(error, UnreachableError):
-    return LostError.status  # it may be there in a minute
   if isinstance(error, KeyboardInterrupt):
     return 130
+  if is_outage(error):
+    return LostError.status  # the store may be there in a minute
   mistakes = (ValueError, ArithmeticError, OSError)
   return 2 if isinstance(error, mistakes) else 1

@@ -2,8 +2,12 @@
 
 It comes as SIGTERM (SLURM, Kubernetes, an instance that is shut down), or from
 Google Cloud's metadata server, which says it some seconds before. The loop
-looks at it between two steps. On several hosts each one's notice is a number in
-its batch, so that all learn of it with the same step.
+looks at it between two steps. What the server said already when the process
+began is no notice: an event may be announced for an hour, in which a run that
+has saved and was started again goes on until SIGTERM.
+
+On several hosts each one's notice is a number in its batch, so that all learn
+of it with the same step.
 """
 
 from __future__ import annotations
@@ -84,9 +88,12 @@ class Notice:
       self._before = None
 
   def _ask(self, server: str) -> None:
+    before = going(server)
     while not self.given and not self._stop.wait(SECONDS):
-      if going(server):
+      now = going(server)
+      if now and not before:
         self.given = True
+      before = now
 
 
 def metadata_server() -> str | None:

@@ -67,7 +67,7 @@ def resolved(
   """
   if not config.init_from:
     return config, ""
-  if not files.absolute(config.init_from).exists():
+  if not _is_here(config.init_from):
     return config, (
       f"config.init_from is {config.init_from!r}: it is not here, so the "
       "config's own network is planned"
@@ -75,6 +75,17 @@ def resolved(
   # The folder of a run that has not begun.
   begun = init.begin(config, epath.Path("/nonexistent/workdir"), labels)
   return begun.config, begun.note
+
+
+def _is_here(folder: str) -> bool:
+  """Whether weights can be read from this machine."""
+  try:
+    files.check_bucket(folder, "config.init_from")
+    return bool(files.absolute(folder).exists())
+  except Exception as error:
+    if files.is_outage(error):  # this machine need not be on a network
+      return False
+    raise
 
 
 def decode_ms(config: ConfigDict) -> float:

@@ -29,11 +29,17 @@ MOST = {"v5e": "16x16", "v6e": "16x16", "v4": "16x16x16", "v5p": "16x16x24"}
 # A v4 chip has two cores that a TPU VM drives as one device; libtpu lists two
 # unless it is told so. A v5p chip is one device either way.
 _OPTIONS: dict[str, dict[str, Any]] = {"v4": {"chip_config_name": "megacore"}}
-# A machine of one chip: libtpu takes machines of 2x2 unless it is told.
-_ONE_CHIP = {"chips_per_host_bounds": (1, 1, 1)}
-# vCPUs of a machine of one chip (ct5lp-hightpu-1t, ct6e-standard-1t): the same
-# pages. All others have `chips.Chip.host_chips`.
-_SINGLE = {"v5e": 24, "v6e": 44}
+# A slice of one machine that is not of `chips.Chip.host_chips` chips: what
+# libtpu, which takes machines of 2x2, must be told.
+_ONE_HOST = {"1x1": (1, 1, 1), "2x4": (2, 4, 1)}
+# Its vCPUs: ct5lp-hightpu-1t and -8t, ct6e-standard-1t and -8t, of the same
+# pages.
+_ITS_CORES = {
+  ("v5e", "1x1"): 24,
+  ("v5e", "2x4"): 224,
+  ("v6e", "1x1"): 44,
+  ("v6e", "2x4"): 180,  # not confirmed
+}
 # libtpu looks for the machine that it is on. Here it need not be on one, must
 # not ask the network for it, and leaves the chips of this one to others.
 _ENVIRONMENT = {
@@ -142,7 +148,9 @@ def _tpu(name: str, kind: str, shape: str) -> Topology:
   # What is set for a real machine stays.
   os.environ.update(_ENVIRONMENT | dict(os.environ))
   _prepare()
-  options = _OPTIONS.get(kind, {}) | (_ONE_CHIP if shape == "1x1" else {})
+  options = dict(_OPTIONS.get(kind, {}))
+  if shape in _ONE_HOST:
+    options["chips_per_host_bounds"] = _ONE_HOST[shape]
   try:
     found = topologies.get_topology_desc(
       platform="tpu", topology_name=name, **options
@@ -163,7 +171,7 @@ def _tpu(name: str, kind: str, shape: str) -> Topology:
   hosts = len({device.process_index for device in devices})
   cores = None
   if chip is not None:
-    cores = _SINGLE[chip.name] if count == 1 else chip.host_cores
+    cores = _ITS_CORES.get((kind, shape), chip.host_cores)
   return Topology(name, devices, chip, hosts, cores)
 
 

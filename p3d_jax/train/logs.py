@@ -33,7 +33,8 @@ FREE_SECTIONS = (
   "watch",
   "compile",
 )
-FREE_FIELDS = ("config.eval.batch", "config.data.cache")
+# Where the set is may change, what is in it may not: see loop.py.
+FREE_FIELDS = ("config.eval.batch", "config.data.cache", "config.data.dir")
 
 
 def versions() -> dict[str, str]:
@@ -158,9 +159,11 @@ class Logs:
       self._lines.add(json.dumps(line) + "\n")
 
   def sync(self) -> None:
-    """Makes all lines visible, before a checkpoint says that they are."""
+    """Makes both files' lines visible, before a checkpoint says they are."""
     if self._lines is not None:
       self._lines.sync()
+    if self._board is not None:
+      self._board.sync()
 
   def close(self) -> None:
     """Ends both files."""

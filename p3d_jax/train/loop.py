@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from p3d_jax import files
+from p3d_jax.checkpoint import model
 from p3d_jax.checkpoint.model import Record
 from p3d_jax.checkpoint.run import RunCheckpoints
 from p3d_jax.data import pipeline
@@ -35,7 +36,7 @@ from p3d_jax.train import state as states
 from p3d_jax.train.compile_cache import compile_cache
 from p3d_jax.train.meter import SILENT, Meter, falls_on, training_flops
 from p3d_jax.train.metrics import summary
-from p3d_jax.train.prepare import Run, prepare
+from p3d_jax.train.prepare import DATA, Run, prepare
 from p3d_jax.train.profile import Profile
 from p3d_jax.train.replaced import Replaced, check_evaluation
 from p3d_jax.train.score import Scorer
@@ -100,6 +101,7 @@ def train(
   with watch, Notice() as notice, contextlib.closing(checkpoints):
     start = checkpoints.last() or 0
     _check_alike(run, start)
+    _check_set(run, checkpoints, start)
     bar = Bar("train", config.train.steps, start, host=jax.process_index())
     if start == config.train.steps and not _owes(run, start):
       if jax.process_index() == 0:
@@ -128,16 +130,37 @@ def _make(workdir: epath.Path) -> None:
     ) from error
 
 
+def _check_set(run: Run, checkpoints: RunCheckpoints, start: int) -> None:
+  """Raises if a run would go on with other videos than it began with."""
+  if not start:
+    return
+  record = model.read_record(checkpoints.directory / str(start))
+  then, now = record.provenance, run.record.provenance
+  same = DATA if DATA in then else "data"  # of older runs we know no more
+  if then[same] != now[same]:
+    raise ValueError(
+      f"config.data.dir is {run.config.data.dir!r}: it is not the set of the "
+      f"run in {run.workdir}, which began with {then['data']}"
+    )
+
+
 def _check_alike(run: Run, start: int) -> None:
   """Raises if the hosts would not begin with the same numbers.
 
-  `init_from` may be a run that goes on: each host took its newest step.
+  `init_from` may be a run that goes on: each host took its newest step. Sets
+  may stand on each host's own disk.
   """
   begun = f"stands at step {start}"
   if run.start.origin is not None:
     begun += f", began with {run.start.origin['sha256']}"
   rule = "all hosts must read the same: is another run writing there?"
   shared.check_same(begun, f"workdir is {run.workdir}", rule)
+  shared.check_same(
+    f"reads {len(run.train_videos)} and {len(run.eval_videos)} videos, sha256 "
+    f"{run.record.provenance[DATA]}",
+    "config.data.dir",
+    "all hosts must have the same set",
+  )
 
 
 def _state(run: Run, checkpoints: RunCheckpoints) -> states.TrainState:
@@ -182,8 +205,15 @@ def _steps(run: Run, desk: Desk, state: states.TrainState) -> dict[str, float]:
   if _owes(run, start):
     evaluated = _evaluate(run, desk, scorer, state, start)
   profile = Profile(
-    run.workdir, config.profile.start, config.profile.steps, start, desk.bar
+    run.workdir,
+    start=config.profile.start,
+    steps=config.profile.steps,
+    first_step=start,
+    last_step=config.train.steps,
+    bar=desk.bar,
+    paused=meter.paused,
   )
+  alone = jax.process_count() == 1
   with contextlib.closing(_rows(run, start)) as rows, profile:
     for done, row in enumerate(meter.timed(rows), start + 1):
       current().beat(f"step {done}")
@@ -191,10 +221,12 @@ def _steps(run: Run, desk: Desk, state: states.TrainState) -> dict[str, float]:
       placed = _placed(row, desk.notice, run.mesh)
       state, metrics = profile.step(done, train_step, state, placed)
       meter.add(done, metrics)
+      profile.after(done)
       if _saves(config, done):
         meter.line()  # waits: a loss that is not finite ends here, unsaved
         _save(run, desk, state, done)
-      if desk.preempted:
+      # Of several hosts, each must hear of the notice of another first.
+      if desk.preempted or (alone and desk.notice.given):
         _leave(run, desk, meter, state, done)
       if _evaluates(config, done):
         evaluated = _evaluate(run, desk, scorer, state, done)

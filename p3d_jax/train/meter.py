@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
 import queue
 import threading
@@ -188,9 +189,25 @@ class Meter:
     self._restart_line()
     self._last_done = self._began
 
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Stops the clock for work between two steps, once all are settled.
+
+    Other than after `restart`, what the loop waited for before the work still
+    counts as the next step's time.
+
+    Raises:
+      NonFiniteLossError: if the loss or the gradient of a step is not finite.
+    """
+    self.settle()
+    began = time.monotonic()
+    yield
+    passed = time.monotonic() - began
+    self._began += passed
+    self._last_done += passed
+
   def _restart_line(self) -> None:
     self.waited, self._began = 0.0, time.monotonic()
-    self._steps = 0
 
   def timed(self, rows: Iterator[Any]) -> Iterator[Any]:
     """Passes batches on and adds up how long each was waited for."""
@@ -239,7 +256,6 @@ class Meter:
           "optim.learning_rate, or set optim.clip_norm or optim.warmup"
         )
     self.seen.append(values)
-    self._steps += 1
     first, self._step = self._step is None, step
     self._time(pending.done(), first)
     if first:
@@ -266,12 +282,10 @@ class Meter:
   def _line(self) -> None:
     step = self._step
     assert step is not None
-    passed = max(time.monotonic() - self._began, 1e-9)
     line = self._means(self.seen)
     line |= {"learning_rate": float(self._rate(step - 1))}
-    line |= _percentiles(self._seconds)
-    line |= self._speed(self._clips_per_second(passed))
-    line["data_wait"] = min(self.waited / passed, 1.0)
+    if self._seconds:  # not in a line of the first step alone: it compiled
+      line |= _percentiles(self._seconds) | self._speed()
     if (used := device_memory()) is not None:
       line["device_memory_bytes"] = used
     self._log.write(step, "train", line)
@@ -288,22 +302,18 @@ class Meter:
       line[name] = sum(values) if name in SUMS else float(np.mean(values))
     return line
 
-  def _clips_per_second(self, passed: float) -> float:
-    """Returns the pace of the devices: the loop sees several steps end at once.
+  def _speed(self) -> dict[str, float]:
+    """Returns the pace, and how much of the time went by without data.
 
-    The first step has no time of its own, as it compiled.
+    The pace is that of the devices: the loop sees several steps end at once.
     """
-    if not (seconds := sum(self._seconds)):
-      return self._steps * self._batch / passed
-    return len(self._seconds) * self._batch / seconds
-
-  def _speed(self, clips: float) -> dict[str, float]:
-    """Returns clips a second as they are written."""
+    clips = len(self._seconds) * self._batch / max(sum(self._seconds), 1e-9)
     each = clips / self._chips
     found = {"clips_per_second": clips, "clips_per_second_chip": each}
     if self._flops is not None and self._peak is not None:
       found["peak_share"] = 100 * each * self._flops / self._peak
-    return found
+    passed = max(time.monotonic() - self._began, 1e-9)
+    return found | {"data_wait": min(self.waited / passed, 1.0)}
 
   def _show(self, step: int, line: dict[str, float]) -> None:
     numbers = {
@@ -332,8 +342,6 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
   Each is a step's own time: of 20 steps the 99th percentile is the slowest.
   """
-  if not seconds:
-    return {}
   found = np.percentile(seconds, PERCENTILES, method="inverted_cdf")
   return {
     f"step_seconds_p{share}": float(value)

@@ -20,6 +20,9 @@ from p3d_jax.train import config as configs
 from p3d_jax.train import config_check, init, logs, sharding, step
 from p3d_jax.train import recipe as recipes
 
+# In the provenance of a checkpoint: which videos it was trained and scored on.
+DATA = "data_sha256"
+
 
 @dataclasses.dataclass
 class Run:
@@ -83,7 +86,11 @@ def prepare(
     p3d.abstract_variables(recipe.module, len(recipe.preprocessing.mean)),
   )
   record = _record(
-    config, recipe.module, recipe.preprocessing, train_videos, start
+    config,
+    recipe.module,
+    recipe.preprocessing,
+    (train_videos, eval_videos),
+    start,
   )
   return Run(
     config, directory, start, mesh, train_videos, eval_videos, recipe, record
@@ -130,7 +137,7 @@ def _record(
   config: ConfigDict,
   module: p3d.P3D,
   preprocessing: Preprocessing,
-  videos: VideoSet,
+  splits: Sequence[VideoSet],
   start: init.Start,
 ) -> Record:
   """Returns what the checkpoints of a run say of it."""
@@ -138,11 +145,12 @@ def _record(
   return Record(
     model=zoo.to_fields(module),
     preprocessing=preprocessing,
-    labels=tuple(videos.label_names),
+    labels=tuple(splits[0].label_names),
     scores=config.train.loss,
     provenance={
       "kind": "trained",
-      "data": str(videos.directory),
+      "data": str(splits[0].directory),
+      DATA: "-".join(videos.digest() for videos in splits),
       "config": logs.config_json(config),
       **origin,
       **logs.versions(),

@@ -19,7 +19,7 @@ from etils import epath
 from p3d_jax import version
 from p3d_jax.files import write_aside
 from p3d_jax.hosts import together
-from p3d_jax.train.texts import gathered
+from p3d_jax.train.texts import apart, gathered, gathered_whole
 
 # Seconds that a file of another host may take to be seen: a network file system
 # remembers for up to 60 that it was not there (acdirmax of nfs(5)).
@@ -27,7 +27,6 @@ SEEN = 90.0
 MARK = ".hosts"  # in a workdir, while the hosts look whether it is the same
 # What a host may have of its own: its cores, its disk.
 OWN = ("input.", "data.dir", "data.cache")
-FIELDS = 500  # more than a config has
 
 
 def check_config(config: dict[str, Any]) -> None:
@@ -41,24 +40,24 @@ def check_config(config: dict[str, Any]) -> None:
   """
   if jax.process_count() == 1:
     return
-  lines = [f"p3d_jax is {version.__version__}", *_lines(config, "")]
+  lines = [f"config.{line}" for line in _lines(config, "")]
+  lines.insert(0, f"p3d_jax is {version.__version__}")
+  own = dict(line.split(" is ", 1) for line in lines)
   digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
   together.wait()
   if len(set(gathered([digest], 1))) == 1:
     return
-  own = [f"{jax.process_index()} config.{line}" for line in lines]
-  said: dict[str, list[str]] = {}
-  for text in gathered(own, FIELDS):
-    process, line = text.split(" ", 1)
-    said.setdefault(process, []).append(line)
+  texts = gathered_whole(json.dumps([jax.process_index(), own]))
+  said: dict[int, dict[str, str]] = dict(json.loads(text) for text in texts)
   for process, theirs in said.items():
-    for ours, other in zip(said["0"], theirs, strict=False):
+    for field in said[0] | theirs:
+      ours, other = (of.get(field, "not there") for of in (said[0], theirs))
       if ours != other:
+        ours, other = apart(ours, other)
         raise ValueError(
-          f"the hosts have different configs: of process 0 {ours}, of process "
-          f"{process} {other}"
+          f"the hosts have different configs: of process 0 {field} is {ours}, "
+          f"of process {process} {field} is {other}"
         )
-  raise ValueError("the hosts have different configs: some have more fields")
 
 
 def _lines(values: dict[str, Any], at: str) -> list[str]:

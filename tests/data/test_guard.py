@@ -196,6 +196,30 @@ def test_a_child_of_a_killed_parent_does_not_stay() -> None:
   wait_until_gone(busy, 2 * 0.5 + 5 + 30)
 
 
+def test_sigterm_is_for_the_parent() -> None:
+  """A child that is sent it from its start on answers all the same."""
+  done = threading.Event()
+  sent: set[int] = set()
+
+  def storm() -> None:
+    while not done.wait(0.001):
+      if pid := guard.pid:
+        os.kill(pid, signal.SIGTERM)
+        sent.add(pid)
+
+  with Guard(60) as guard:
+    thread = threading.Thread(target=storm)
+    thread.start()
+    try:
+      pids = {guard.call(f"{HERE}:pid")["pid"] for _ in range(100)}
+    finally:
+      done.set()
+      thread.join()
+  assert len(pids) == 1
+  assert sent == pids
+  wait_until_gone(pids.pop(), 30)
+
+
 def test_what_crashes_once_is_called_again(tmp_path: pathlib.Path) -> None:
   with Guards(60) as guards:
     marker = str(tmp_path / "marker")

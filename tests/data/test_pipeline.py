@@ -1,14 +1,16 @@
 import contextlib
 import copy
 import dataclasses
+import hashlib
 import multiprocessing
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -539,20 +541,47 @@ def test_no_steps_is_no_batch(train_set: VideoSet) -> None:
   assert list(train(train_set, start_step=6)) == []
 
 
+# In a group of its own. Given "storm", it sends that group SIGTERM all the time
+# from before it reads, and ignores its own.
 READS = """
-import os, sys
+import hashlib, os, signal, sys, threading, time
 sys.path[:0] = {path!r}
+
+def storm():
+  while True:
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(0.01)
+
 if __name__ == "__main__":
   from test_pipeline import *
+  if "storm" in sys.argv:
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    threading.Thread(target=storm, daemon=True).start()
   batches = train_batches(
     Numbered(4), WHOLE, Augment(), batch=2, seed=0, start_step=0,
-    stop_step=10_000, reading=Reading(workers=1, timeout=60),
+    stop_step=10_000,
+    reading=Reading(workers=int(sys.argv[1]), timeout=60),
   )
-  next(batches)
-  print("reading", flush=True)
-  for _ in batches:
-    pass
+  for number in range(int(sys.argv[2])):
+    print(hashlib.sha256(next(batches)["clips"]).hexdigest(), flush=True)
 """
+
+
+def reads(
+  folder: pathlib.Path, *words: object
+) -> tuple[subprocess.Popen[str], str]:
+  """Starts READS; returns it and the mark of its processes."""
+  script = folder / "reads.py"
+  path = [os.path.dirname(__file__), *sys.path]
+  script.write_text(READS.format(path=path))
+  process = subprocess.Popen(
+    [sys.executable, str(script), *map(str, words)],
+    stdout=subprocess.PIPE,
+    text=True,
+    env=os.environ | {"P3D_TEST": str(folder)},
+    start_new_session=True,
+  )
+  return process, f"P3D_TEST={folder}"
 
 
 def of_the_test(mark: str) -> list[int]:
@@ -565,23 +594,43 @@ def of_the_test(mark: str) -> list[int]:
   return found
 
 
-def test_a_killed_parent_leaves_no_process(tmp_path: pathlib.Path) -> None:
-  """Neither the worker that reads nor those that decode for it."""
-  script = tmp_path / "reads.py"
-  path = [os.path.dirname(__file__), *sys.path]
-  script.write_text(READS.format(path=path))
-  mark = f"P3D_TEST={tmp_path}"
-  process = subprocess.Popen(
-    [sys.executable, str(script)],
-    stdout=subprocess.PIPE,
-    env=os.environ | {"P3D_TEST": str(tmp_path)},
-  )
-  assert process.stdout is not None
-  assert process.stdout.readline() == b"reading\n"
-  assert len(of_the_test(mark)) >= 3  # itself, the worker, a decoder
-  process.kill()
-  process.communicate()
+def wait_until_none(mark: str) -> None:
   end = time.monotonic() + 30
   while left := of_the_test(mark):
     assert time.monotonic() < end, left
     time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+  ("kill", "number"),
+  [(os.kill, signal.SIGKILL), (os.killpg, signal.SIGTERM)],
+  ids=["alone", "group"],
+)
+def test_a_killed_parent_leaves_no_process(
+  kill: Callable[[int, int], None], number: int, tmp_path: pathlib.Path
+) -> None:
+  """Neither the worker that reads nor those that decode for it."""
+  process, mark = reads(tmp_path, 1, 10_000)
+  assert process.stdout is not None
+  assert process.stdout.readline()
+  assert len(of_the_test(mark)) >= 3  # itself, the worker, a decoder
+  kill(process.pid, number)
+  process.communicate()
+  assert process.returncode == -number
+  wait_until_none(mark)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_to_the_group_disturbs_no_reading(
+  workers: int, tmp_path: pathlib.Path
+) -> None:
+  """The parent's notice; all that it started goes on, and ends with it."""
+  process, mark = reads(tmp_path, workers, 6, "storm")
+  said, _ = process.communicate()
+  assert process.returncode == 0
+  wait_until_none(mark)  # nor does it wait for them: its reading is not closed
+  undisturbed = train_batches(
+    Numbered(4), WHOLE, Augment(), batch=2, seed=0, start_step=0, stop_step=6
+  )
+  digests = [hashlib.sha256(b["clips"]).hexdigest() for b in undisturbed]
+  assert said.split() == digests

@@ -1,6 +1,7 @@
 import json
 import pathlib
 import pickle
+import re
 import shutil
 from typing import Any
 
@@ -99,6 +100,23 @@ def test_errors(built: Any, tmp_path: pathlib.Path) -> None:
     open_set(tmp_path, "train")
   with pytest.raises(ValueError, match="split='validation'.*test, train"):
     open_set(built, "validation")
+
+
+def test_the_digest_is_of_what_is_in_a_split(
+  built: Any, tmp_path: pathlib.Path
+) -> None:
+  found = open_set(built, "train")
+  digest = found.digest()
+  assert re.fullmatch("[0-9a-f]{64}", digest)
+  shutil.copytree(found.directory, tmp_path / "copy")
+  assert open_set(tmp_path / "copy", "train").digest() == digest
+  assert open_set(built, "train[:50%]").digest() != digest
+  assert open_set(built, "test").digest() != digest
+  file = tmp_path / "copy" / "metadata.json"
+  metadata = json.loads(file.read_text())
+  metadata["label_names"].reverse()
+  file.write_text(json.dumps(metadata))
+  assert open_set(tmp_path / "copy", "train").digest() != digest
 
 
 def test_slices_of_lists(tmp_path: pathlib.Path) -> None:

@@ -177,7 +177,8 @@ def test_a_step_that_comes_meanwhile_is_not_taken(
 ) -> None:
   """The run goes on while it is evaluated: the file's name is what it holds."""
   run, later = tmp_path / "run", tmp_path / "4"
-  shutil.copytree(small.trained(), run)
+  others = shutil.ignore_patterns("evaluation-*")  # of other tests
+  shutil.copytree(small.trained(), run, ignore=others)
   newest = run / "checkpoints" / "4"
   newest.rename(later)
 

@@ -15,6 +15,7 @@ import pytest
 from p3d_jax.hosts import preempt
 
 ANSWERS = {"preempted": "FALSE", "maintenance-event": "NONE"}
+ASKED = [0]
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
@@ -26,6 +27,7 @@ class Metadata(http.server.BaseHTTPRequestHandler):
     self.send_response(200 if known else 403)
     self.end_headers()
     self.wfile.write(ANSWERS.get(name, "").encode())
+    ASKED[0] += 1
 
   def log_message(self, *words: object) -> None:
     pass
@@ -39,6 +41,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("GCE_METADATA_HOST", name)
     yield name
     found.shutdown()
+
+
+def asked(times: int) -> None:
+  """Waits until the server has been asked so often."""
+  before, until = ASKED[0], time.monotonic() + 10
+  while ASKED[0] < before + 2 * times:  # it is asked two things
+    assert time.monotonic() < until
+    time.sleep(0.01)
 
 
 def test_sigterm_is_a_notice_and_a_later_one_ends() -> None:
@@ -84,14 +94,35 @@ def test_what_the_metadata_server_says(
   server: str,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  monkeypatch.setitem(ANSWERS, name, answer)
   monkeypatch.setattr(preempt, "SECONDS", 0.01)
-  assert preempt.going(server) is goes
   with preempt.Notice() as notice:
+    asked(2)
+    assert not notice.given
+    monkeypatch.setitem(ANSWERS, name, answer)
+    assert preempt.going(server) is goes
     until = time.monotonic() + (10 if goes else 0.2)
     while not notice.given and time.monotonic() < until:
       time.sleep(0.01)
     assert notice.given is goes
+
+
+def test_what_was_announced_before_is_no_notice(
+  server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """A run that was started again would save and end for an hour."""
+  name = "maintenance-event"
+  monkeypatch.setattr(preempt, "SECONDS", 0.01)
+  monkeypatch.setitem(ANSWERS, name, "TERMINATE_ON_HOST_MAINTENANCE")
+  with preempt.Notice() as notice:
+    asked(4)
+    assert not notice.given
+    monkeypatch.setitem(ANSWERS, name, "NONE")
+    asked(4)
+    monkeypatch.setitem(ANSWERS, name, "TERMINATE_ON_HOST_MAINTENANCE")
+    until = time.monotonic() + 10
+    while not notice.given and time.monotonic() < until:
+      time.sleep(0.01)
+    assert notice.given
 
 
 def test_a_proxy_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

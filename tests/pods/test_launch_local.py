@@ -377,7 +377,8 @@ def test_the_help_says_what_a_signal_does(
     cli.main(["launch", "local", "--help"])
   told = " ".join(capsys.readouterr().out.split())
   assert "SIGTERM to one of the processes is a preemption" in told
-  assert "to the launcher itself ends the run" in told
+  assert "SIGTERM to the launcher itself ends the run: all save" in told
+  assert "an interrupt (Ctrl-C), but that nothing is saved" in told
 
 
 def test_not_more_often_than_asked(

@@ -1,11 +1,13 @@
 """The launchers of experiments/launch/: what they print, and what they run."""
 
 import importlib
+import itertools
 import os
 import pathlib
 import re
 import shlex
 import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -46,6 +48,7 @@ WORDS = {
 @pytest.fixture(autouse=True)
 def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.chdir(small.ROOT)
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # no GPU, whatever is here
 
 
 def arguments(module: ModuleType, *more: str):
@@ -151,7 +154,8 @@ def test_commands_of_a_pod() -> None:
   assert start[:-1] == [*ssh, "--worker=all"]
   train = "~/p3d/bin/p3d train --config=demo.py --workdir=gs://b/runs/my-run "
   # Quoted for the worker's shell, and in it for the one that starts again.
-  assert train + shlex.quote(FLAG) in shlex.split(start[-1])[7]
+  words = shlex.split(start[-1])
+  assert train + shlex.quote(FLAG) in words[words.index("-c") + 1]
   assert follow[:-1] == [*ssh, "--worker=0"]
   assert (
     delete
@@ -236,6 +240,24 @@ def test_a_worker_starts_again(
   assert len(lines) == 2 * starts - 1  # and one for each new start
 
 
+def test_a_worker_that_is_started_twice_runs_once(
+  tmp_path: pathlib.Path,
+) -> None:
+  """gcloud sends a command again if the connection is lost meanwhile."""
+  *_, start, _, _ = tpu_pod.commands(arguments(tpu_pod))
+  (tmp_path / "p3d" / "bin").mkdir(parents=True)
+  run = tmp_path / "p3d" / "bin" / "p3d"
+  run.write_text("#!/bin/bash\necho out of p3d\nread -r\nexit 2\n")
+  run.chmod(0o755)
+  os.mkfifo(tmp_path / "in")
+  text = start[-1].removeprefix("--command=").replace("/dev/null &", "in &")
+  end = "echo > in; while kill -0 $(cat p3d.pid); do sleep 0.05; done"
+  done = shell(f"({text}); ls p3d.log; ({text}); {end}", tmp_path)
+  assert "p3d.log" in done.stdout  # at once: it is followed at once
+  assert (tmp_path / "p3d.log").read_text() == "out of p3d\n"
+  assert (tmp_path / "p3d.status").read_text() == "2\n"
+
+
 def test_a_machine_that_is_shut_down_is_not_the_end(
   tmp_path: pathlib.Path,
 ) -> None:
@@ -246,7 +268,7 @@ def test_a_machine_that_is_shut_down_is_not_the_end(
   text += follow[-1].removeprefix("--command=")
   done = shell(text, tmp_path)
   assert done.stdout == "step 7\n"
-  assert done.returncode == tpu_pod.NO_CONNECTION
+  assert done.returncode == tpu_pod.NO_RUN
 
 
 # A gcloud whose states, and words at which it fails, are lines of files; it
@@ -382,6 +404,7 @@ def test_a_pod_that_was_taken_away_is_asked_for_anew(
     pytest.param([1], "ACTIVE", 1, 1, id="a run that failed"),
     pytest.param([255, 76], "ACTIVE", 2, 76, id="a run that is lost"),
     pytest.param([255] * 9, "ACTIVE", 4, 255, id="it never comes back"),
+    pytest.param([254] * 9, "ACTIVE", 4, 254, id="nothing runs there"),
     # Machines are gone before the request says so.
     pytest.param(
       [255, 1],
@@ -402,6 +425,9 @@ def test_a_lost_connection_is_not_the_end_of_a_run(
 ) -> None:
   monkeypatch.setattr(tpu_pod, "TRIES", 3)
   monkeypatch.setattr(tpu_pod.time, "sleep", lambda seconds: None)
+  # Each try takes ten minutes: gcloud makes several of its own.
+  clock = itertools.count(step=600)
+  monkeypatch.setattr(tpu_pod.time, "monotonic", lambda: next(clock))
   pod(tmp_path, states, fails="--worker=0\n" * len(statuses))
   (tmp_path / "statuses").write_text("".join(f"{s}\n" for s in statuses))
   assert launched(tpu_pod, tmp_path, monkeypatch) == status
@@ -410,6 +436,34 @@ def test_a_lost_connection_is_not_the_end_of_a_run(
   assert sum("create" in words for words in ran) == 1 + ("SUSP" in states)
   # After a good end alone the pod is given back; else it is asked for anew.
   assert ("delete" in ran[-1]) == (status == 0)
+
+
+def test_a_connection_that_held_counts_anew(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """And shows the last lines again, not all of them."""
+  monkeypatch.setattr(tpu_pod, "TRIES", 1)
+  monkeypatch.setattr(tpu_pod.time, "sleep", lambda seconds: None)
+  clock = itertools.count(step=2 * tpu_pod.HELD)
+  monkeypatch.setattr(tpu_pod.time, "monotonic", lambda: next(clock))
+  pod(tmp_path, "ACTIVE", fails="--worker=0\n" * 5)
+  (tmp_path / "statuses").write_text("255\n" * 5)
+  assert launched(tpu_pod, tmp_path, monkeypatch) == 0
+  follows = [words for words in calls(tmp_path) if "--worker=0" in words]
+  assert "tail -n +1 -f" in follows[0][-1]
+  assert ["tail -n 20 -f" in words[-1] for words in follows[1:]] == [True] * 5
+
+
+def test_a_pod_with_a_disk_of_its_own_is_not_asked_for_anew(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+  """The new one would not have it."""
+  pod(tmp_path, "ACTIVE SUSPENDED", fails="--worker=0\n")
+  words = ["--asked", "--", "--config.data.dir=/mnt/disk/set"]
+  assert launched(tpu_pod, tmp_path, monkeypatch, *words) == 7
+  assert not any("create" in words for words in calls(tmp_path))
+  told = "the pod is gone, and not asked for anew: config.data.dir is '/mnt"
+  assert told in capfd.readouterr().err
 
 
 def test_nothing_is_installed_over_a_run(tmp_path: pathlib.Path) -> None:
@@ -451,6 +505,29 @@ def test_commands_of_gke() -> None:
     *f"{begin}--docker-image=gcr.io/p/i {end}".replace("50", "7").split(),
     f"--command={train}",
   ]
+
+
+@pytest.mark.parametrize(
+  ("kind", "takes"),
+  [
+    ("tpu7x-2x2x1", True),
+    ("tpu7x-128", True),
+    ("v5litepod-16", True),
+    ("v5litepod-4x4", False),
+    ("tpu7x-", False),
+    ("tpu7x-2x", False),
+  ],
+)
+def test_types_of_xpk(kind: str, takes: bool) -> None:
+  """Newer kinds have their topology in the name; nothing is known of them."""
+  words = WORDS[gke].replace("v5litepod-16", kind).split()
+  fields = ["--config.data.dir=gs://b/set", "--config.eval.batch=16"]
+  args = gke.parser().parse_args([*words, "--", *fields])
+  if takes:
+    gke.check(args)
+  else:
+    with pytest.raises(ValueError, match="it must be like v5litepod-256"):
+      gke.check(args)
 
 
 def test_sigterm_reaches_a_run_in_a_container(tmp_path: pathlib.Path) -> None:
@@ -639,6 +716,37 @@ def test_command_of_one_machine() -> None:
   assert (args.processes, args.restarts, args.gpus) == (1, 5, True)
 
 
+def test_signals_are_those_of_the_run(tmp_path: pathlib.Path) -> None:
+  """The launcher becomes the command: nothing is left behind."""
+  trap = "trap 'echo saved; exit 75' TERM; echo ready; "
+  tool(tmp_path / "bin", "p3d", f"{trap} while true; do sleep 0.05; done")
+  (tmp_path / "experiments" / "configs").mkdir(parents=True)
+  (tmp_path / DEMO).write_text(CONFIG)
+  with subprocess.Popen(
+    [sys.executable, "-m", "experiments.launch.gpus", *WORDS[gpus].split()],
+    stdout=subprocess.PIPE,
+    text=True,
+    cwd=tmp_path,
+    env=small.environment()
+    | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+  ) as process:
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("+ p3d launch local --gpus")
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    assert process.stdout.read() == "saved\n"
+  assert process.returncode == 75
+
+
+def test_the_gpus_that_are_there_must_divide_the_batch(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+  words = ["--", "--config.train.batch=12"]
+  assert launched(gpus, tmp_path, monkeypatch, *words) == 2
+  assert "times the 8 devices" in capsys.readouterr().err
+
+
 # All of them.
 
 
@@ -802,6 +910,7 @@ def test_devices_of_a_type(kind: str, devices: int | None) -> None:
     *((f"v4-{n}", True) for n in (2 * 12 * 12 * 24, 8192)),
     ("v4-12288", False),
     ("tpu7x-8", True),  # not in the table: xpk knows
+    ("tpu7x-2x2x1", True),
   ],
 )
 def test_slices_that_there_are(kind: str, there: bool) -> None:

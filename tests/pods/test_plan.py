@@ -12,6 +12,7 @@ import pytest
 
 from p3d_jax import cli
 from p3d_jax.checkpoint import model
+from p3d_jax.files import UnreachableError
 from p3d_jax.models import convs, count, zoo
 from p3d_jax.pods import compiled, fit, plan, plan_report, roofline, topology
 from p3d_jax.pods.cost import Collective, Cost
@@ -598,3 +599,23 @@ def test_the_network_of_init_from_is_that_of_its_weights(tmp_path):
   resolved, note = plan.resolved(config, ("a", "b", "c"))
   assert resolved.model.width is None
   assert "is not here" in note
+
+
+def test_weights_on_a_store_need_no_network(monkeypatch):
+  """But a bucket that is not there is a mistake, where that can be known."""
+  config = configs.default()
+  config.init_from = "gs://b/weights/mine"
+
+  def refuses(error):
+    def check_bucket(path, name):
+      raise error(f"{name}={path!r}: no")
+
+    monkeypatch.setattr(plan.files, "check_bucket", check_bucket)
+
+  refuses(UnreachableError)
+  resolved, note = plan.resolved(config, ("a", "b", "c"))
+  assert resolved == config
+  assert "config.init_from is 'gs://b/weights/mine': it is not here" in note
+  refuses(ValueError)
+  with pytest.raises(ValueError, match="config.init_from='gs://b/weights"):
+    plan.resolved(config, ("a", "b", "c"))

@@ -1,13 +1,14 @@
 """A process of a run, as `p3d train` makes one, with what a test needs of it.
 
     python -m tests.train.run_processes WORKDIR SECTIONS [--stop STEP] [--out F]
-        [--hang STEP] [--own-disks] [--own-seed]
+        [--hang STEP] [--own-disks] [--own-seed] [--own-sets A B]
 
 The processes find each other as `p3d launch local` tells them. `--stop` has
 process 0 be preempted after a step, `--hang` has process 1 stand still as it
 reads the next one. `--out` evaluates at the end. With `--own-disks` each has a
 workdir of its own, as a folder of a host's disk would be; with `--own-seed` the
-config of process k has seed k. Each process writes the sha256 of every step's
+config of process k has seed k, and with `--own-sets` it reads the set in the
+k-th of these folders. Each process writes the sha256 of every step's
 global batch to WORKDIR/batches-PROCESS.json.
 """
 
@@ -84,6 +85,7 @@ def main() -> int:
   parser.add_argument("--out")
   parser.add_argument("--own-disks", action="store_true")
   parser.add_argument("--own-seed", action="store_true")
+  parser.add_argument("--own-sets", nargs=2)
   args = parser.parse_args()
   args.workdir.mkdir(parents=True, exist_ok=True)
   try:
@@ -100,6 +102,8 @@ def main() -> int:
       config = small.config(**args.sections)
       if args.own_seed:
         config.seed = jax.process_index()
+      if args.own_sets:
+        config.data.dir = args.own_sets[jax.process_index()]
       loop.train(config, args.workdir)
       if args.out:
         evaluate(args.workdir, views=Views(3), batch=8, out=args.out)

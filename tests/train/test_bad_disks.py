@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,27 @@ def test_hosts_of_different_configs(tmp_path: pathlib.Path) -> None:
       "is 0, of process 1 config.seed is 1"
     )
   assert not (tmp_path / "config.json").exists()
+
+
+def test_hosts_of_different_sets(tmp_path: pathlib.Path) -> None:
+  """As where one machine has an older build, with its labels in other order."""
+  sets = small.dataset(), small.relabelled(tmp_path / "set")
+  processes = launched.started(
+    2,
+    tmp_path / "run",
+    launched.sections(),
+    *("--own-sets", *sets),
+    devices=2,
+  )
+  for status, said in launched.ended(processes):
+    assert status == 1
+    assert re.fullmatch(
+      "ValueError: config.data.dir: process 0 reads 16 and 10 videos, sha256 "
+      r"[0-9a-f-]{129}, process 1 reads 16 and 10 videos, sha256 [0-9a-f-]{129}"
+      "; all hosts must have the same set",
+      said.splitlines()[-1],
+    )
+  assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.parametrize("part", ["variables", "train"])

@@ -8,7 +8,7 @@ from etils import epath
 from tensorboard.backend.event_processing import event_accumulator
 
 from p3d_jax.train import logs
-from tests import small
+from tests import bucket, small
 
 
 def test_tensorboard_has_the_numbers_of_metrics_jsonl() -> None:
@@ -47,6 +47,25 @@ def test_event_files_of_a_run_that_went_on(tmp_path: pathlib.Path) -> None:
   expected = {1: 1, 2: 2, 3: 3, 4: 4} | {s: 400 + s for s in (5, 6, 7, 8)}
   assert found == expected
   assert len(board.Scalars("train/loss")) == 8
+
+
+def test_what_a_killed_host_has_synced_is_on_the_store(
+  tmp_path: pathlib.Path,
+) -> None:
+  """Both files, before the 30 s after which an object is written anyway."""
+  objects = bucket.running().objects
+  log = logs.Logs(epath.Path("gs://test/logs/synced"), 0, tensorboard=True)
+  log.write(1, "train", {"loss": 0.5})
+  log.sync()  # and it is never closed
+  written = {n: c for n, c in objects.items() if n.startswith("test/logs/")}
+  line = {"step": 1, "kind": "train", "loss": 0.5}
+  assert json.loads(written["test/logs/synced/metrics.jsonl"]) == line
+  (events,) = [n for n in written if "/tensorboard/" in n]
+  (tmp_path / pathlib.Path(events).name).write_bytes(written[events])
+  board = event_accumulator.EventAccumulator(str(tmp_path))
+  board.Reload()
+  found = [(e.step, e.value) for e in board.Scalars("train/loss")]
+  assert found == [(1, 0.5)]
 
 
 def test_the_workdir_says_what_ran() -> None:

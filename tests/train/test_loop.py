@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -56,6 +57,26 @@ def test_a_workdir_that_is_not_this_run_s_is_refused(
   with pytest.raises(ValueError, match="workdir is .*notes.txt: it is a file"):
     loop.train(other, file)
   assert file.read_text() == "kept"
+
+
+def test_a_run_goes_on_with_its_set_wherever_that_is(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  """A copy of it will do; another one is refused, and nothing is written."""
+  workdir = small.trained()
+  shutil.copytree(small.dataset(), tmp_path / "copy")
+  moved = small.config(data={"dir": str(tmp_path / "copy")})
+  loop.train(moved, workdir)
+  assert "nothing to train" in capsys.readouterr().err
+  other = small.relabelled(tmp_path / "other")
+  files = sorted(workdir.rglob("*"))
+  with pytest.raises(
+    ValueError,
+    match="config.data.dir is '.*other': it is not the set of the run in .*, "
+    f"which began with {small.dataset()}",
+  ):
+    loop.train(small.config(data={"dir": str(other)}), workdir)
+  assert sorted(workdir.rglob("*")) == files
 
 
 def test_the_evaluation_is_that_of_the_saved_variables() -> None:

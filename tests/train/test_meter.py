@@ -148,14 +148,55 @@ def test_other_work_is_no_part_of_a_step(clock: Clock) -> None:
   assert log.lines[6]["clips_per_second"] == 8
 
 
-def test_a_line_of_the_first_step_alone_has_no_step_time(clock: Clock) -> None:
+def test_paused_work_is_no_part_of_a_step_but_waiting_is(clock: Clock) -> None:
+  """Reading takes 2 s, a step 1 s, and what is done in between 600 s."""
   log = Log()
-  metered = made(clock, log, every=1)
-  metered.add(1, metrics(Loss(clock, clock.now + 30)))
-  metered.add(2, metrics(Loss(clock, clock.now + 31)))
+  metered = made(clock, log)
+
+  def rows() -> Iterator[int]:
+    for step in range(1, 8):
+      clock.now += 2
+      yield step
+
+  for step in metered.timed(rows()):
+    if step == 4:  # before it begins, when its data is there
+      with metered.paused():
+        clock.now += 600
+    metered.add(step, metrics(Loss(clock, clock.now + 1)))
+    if step == 5:
+      with metered.paused():
+        assert len(metered.seen) == 5  # all are settled
+        clock.now += 600
   metered.line()
-  assert not any("step_seconds" in name for name in log.lines[1])
+  line = log.lines[7]
+  # Only step 6 was not read during the step before it.
+  assert seconds(line) == [2, 3, 3]
+  assert line["clips_per_second"] == pytest.approx(6 * 8 / 13)
+  # Steps 4 to 7, from when step 1 was settled to when step 7 was done.
+  assert line["data_wait"] == pytest.approx(8 / 10)
+
+
+@pytest.mark.parametrize("every", [1, 100], ids=["as-always", "by-line"])
+def test_a_line_of_the_first_step_alone_has_no_speed(
+  clock: Clock, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+  """All that is known of it is what it took to compile."""
+  chip = device("TPU v5 lite", 1, peak_bytes_in_use=5)
+  monkeypatch.setattr(jax, "local_devices", lambda: [chip])
+  shown, out = bar(clock)
+  log: Any = Log()
+  metered = Meter(
+    log, shown, rate=lambda _: 0.5, batch=8, every=every, flops_per_clip=1e12
+  )
+  for step in (1, 2):
+    metered.add(step, metrics(Loss(clock, clock.now + 29 * (step == 1) + 1)))
+    metered.line()
+  assert set(CLOCK) & set(log.lines[1]) == {"device_memory_bytes"}
+  assert set(CLOCK) <= set(log.lines[2])
   assert seconds(log.lines[2]) == [1, 1, 1]
+  assert log.lines[2]["clips_per_second"] == 8
+  line = "train 1/100  loss 1.000  clip hit@1 25.0  left ?"
+  assert out.getvalue().splitlines() == [line]
 
 
 def device(kind: str, cores: int, **stats: int) -> Any:

@@ -1,5 +1,6 @@
 """A trace has the steps that were asked for, and no others."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -14,6 +15,9 @@ import pytest
 from rich.console import Console
 
 from p3d_jax.progress import Bar
+from p3d_jax.train import profile as profiles
+from p3d_jax.train.loop import train
+from p3d_jax.train.meter import Meter
 from p3d_jax.train.profile import Profile
 from tests import small
 from tests.bucket import Buckets
@@ -24,14 +28,20 @@ def squared_and_halved(x: jax.Array) -> jax.Array:
   return x @ x / 2
 
 
+def made(workdir: Any, bar: Bar, stop: int, **fields: Any) -> Profile:
+  plain: dict[str, Any] = {"first_step": 0, "paused": contextlib.nullcontext}
+  return Profile(workdir, last_step=stop, bar=bar, **plain | fields)
+
+
 def run(workdir: Any, stop: int, first_step: int = 0, **fields: int) -> str:
   """Takes steps of that function; returns what is said."""
   out = io.StringIO()
   bar = Bar("train", stop, console=Console(file=out, width=1000))
   x = jnp.ones((8, 8)) / 4
-  with Profile(workdir, first_step=first_step, bar=bar, **fields) as profile:
+  with made(workdir, bar, stop, first_step=first_step, **fields) as profile:
     for number in range(first_step + 1, stop + 1):
       x = profile.step(number, squared_and_halved, x)
+      profile.after(number)
   # The result is that of the steps without a profile.
   assert float(x[0, 0]) == 0.25
   return out.getvalue()
@@ -75,11 +85,15 @@ def test_a_run_that_goes_on_counts_from_there(tmp_path: pathlib.Path) -> None:
 
 def test_a_run_that_ends_before(tmp_path: pathlib.Path) -> None:
   said = run(tmp_path / "short", stop=4, start=2, steps=50)
-  folder = tmp_path / "short" / "profile" / "plugins" / "profile" / "steps3-52"
+  folder = tmp_path / "short" / "profile" / "plugins" / "profile" / "steps3-4"
   assert traced(folder) == [3, 4]
   assert "a trace of steps 3 to 4" in said
-  assert run(tmp_path / "shorter", stop=2, start=2, steps=50) == ""
-  assert run(tmp_path / "none", stop=9, start=2, steps=0) == ""
+  said = run(tmp_path / "shorter", stop=9, first_step=7, start=2, steps=50)
+  assert said == (
+    "profile.start is 2: steps 10 to 59 would be traced, but the run ends at "
+    "step 9: there will be no trace\n"
+  )
+  assert run(tmp_path / "none", stop=2, start=2, steps=0) == ""
   assert not (tmp_path / "shorter").exists()
   assert not (tmp_path / "none").exists()
 
@@ -90,7 +104,7 @@ def test_a_step_that_fails_ends_the_trace(tmp_path: pathlib.Path) -> None:
 
   def steps() -> None:
     bar = Bar("train", 9, console=Console(file=io.StringIO()))
-    with Profile(tmp_path, 0, 5, 0, bar) as profile:
+    with made(tmp_path, bar, 9, start=0, steps=5) as profile:
       x = profile.step(1, squared_and_halved, jnp.ones((8, 8)) / 4)
       profile.step(2, fail, x)
 
@@ -99,6 +113,69 @@ def test_a_step_that_fails_ends_the_trace(tmp_path: pathlib.Path) -> None:
   folder = tmp_path / "profile" / "plugins" / "profile" / "steps1-5"
   assert traced(folder) == [1, 2]
   run(tmp_path / "next", stop=3, start=0, steps=1)  # the profiler is free
+
+
+def test_the_profiler_s_own_work_is_in_a_pause(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Also that of writing the trace, which may go to a store."""
+  happened: list[object] = []
+
+  @contextlib.contextmanager
+  def paused() -> Any:
+    happened.append("pause")
+    yield
+    happened.append("end of it")
+
+  def noting(name: str) -> Any:
+    return lambda *_, **__: happened.append(name)
+
+  monkeypatch.setattr(jax.profiler, "start_trace", noting("start"))
+  monkeypatch.setattr(jax.profiler, "stop_trace", noting("stop"))
+  monkeypatch.setattr(profiles.files, "upload", noting("upload"))
+  bar = Bar("train", 4, console=Console(file=io.StringIO()))
+  fields: dict[str, Any] = {"start": 1, "steps": 2, "paused": paused}
+  with made(tmp_path, bar, 4, **fields) as profile:
+    for number in range(1, 5):
+      profile.step(number, happened.append, number)
+      happened.append("added")
+      profile.after(number)
+  assert happened == [
+    1, "added",
+    "pause", "start", "end of it", 2, "added",
+    3, "added", "pause", "stop", "upload", "end of it",
+    4, "added",
+  ]  # fmt: skip
+
+
+def test_a_run_knows_the_time_of_a_step_before_its_trace_is_written(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  happened: list[str] = []
+
+  def noted(owner: Any, name: str) -> None:
+    real = getattr(owner, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+      happened.append(name)
+      return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, call)
+
+  noted(Meter, "add")
+  noted(Meter, "paused")
+  noted(jax.profiler, "start_trace")
+  noted(jax.profiler, "stop_trace")
+  config = small.config(
+    train={"steps": 3},
+    eval={"every": 0, "clips": 1},
+    profile={"start": 1, "steps": 1},
+  )
+  train(config, tmp_path)
+  assert happened == [
+    "add", "paused", "start_trace", "add", "paused", "stop_trace", "add",
+  ]  # fmt: skip
+  assert (tmp_path / "profile/plugins/profile/steps2-2").is_dir()
 
 
 def test_each_host_has_its_own_file(
