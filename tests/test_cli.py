@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 
 import p3d_jax
 from p3d_jax import cli
+from p3d_jax.checkpoint import model
 from p3d_jax.train.config import default
+from p3d_jax.train.prepare import DATA
 from p3d_jax.weights.merge import Report
 from tests import small
 
@@ -185,11 +187,12 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
   assert cli.main(["info", str(run)]) == 0
   text = capsys.readouterr().out
   # conv1, A, B and C of four layers, S of three, fc.
-  model = "stages 1, 1, 1, 1, width 4: 17 layers, 8 classes"
+  network = "stages 1, 1, 1, 1, width 4: 17 layers, 8 classes"
   for line in (
     f"checkpoint     {run}/checkpoints/4",
-    f"model          {model}",
+    f"model          {network}",
     "provenance     trained, step 4",
+    f"  its sha256   {model.read_record(model.find(run)).provenance[DATA]}",
   ):
     assert line in text.splitlines()
   assert f"p3d_jax {p3d_jax.__version__}" in text

@@ -156,6 +156,8 @@ def _provenance(provenance: Mapping[str, Any]) -> Lines:
     yield "  its sha256", str(origin["sha256"])
   if "data" in rest:
     yield "  data", _plain(rest.pop("data"))
+  if "data_sha256" in rest:
+    yield "  its sha256", _plain(rest.pop("data_sha256"))
   if rest.pop("config", None):
     yield "  config", "recorded field by field: `p3d info --json`"
   versions = [f"{k} {v}" for k, v in rest.items() if isinstance(v, str)]

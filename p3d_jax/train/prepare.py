@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 import jax
@@ -133,6 +134,12 @@ def _check_channels(config: ConfigDict, videos: VideoSet) -> None:
     raise configs.ConfigError(f"config.{error}{theirs}") from None
 
 
+def _digest(splits: Sequence[VideoSet]) -> str:
+  """Returns the sha256 of what is in some splits."""
+  texts = " ".join(videos.digest() for videos in splits)
+  return hashlib.sha256(texts.encode()).hexdigest()
+
+
 def _record(
   config: ConfigDict,
   module: p3d.P3D,
@@ -150,7 +157,7 @@ def _record(
     provenance={
       "kind": "trained",
       "data": str(splits[0].directory),
-      DATA: "-".join(videos.digest() for videos in splits),
+      DATA: _digest(splits),
       "config": logs.config_json(config),
       **origin,
       **logs.versions(),

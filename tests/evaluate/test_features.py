@@ -31,6 +31,7 @@ from p3d_jax.evaluate import feature_parts
 from p3d_jax.evaluate import features as lib
 from p3d_jax.evaluate.feature_file import Features, load_features
 from p3d_jax.evaluate.features import _agreed, features, open_source, report
+from p3d_jax.hosts import together
 from p3d_jax.train.score import Rows
 from tests import small
 
@@ -885,6 +886,7 @@ def test_an_error_of_the_first_host_is_told_to_the_others(
 
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
+  monkeypatch.setattr(together, "wait", lambda: None)
 
   def fails() -> int:
     raise OSError("no space")
