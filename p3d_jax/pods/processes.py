@@ -27,12 +27,13 @@ PARTIAL = 1.0
 LONGEST = 1 << 16
 # Seconds between two looks at who has ended.
 POLL = 0.05
-# What Gloo, which joins CPUs, prints from C++ each time that all have met.
-# Where the two numbers differ somebody is missing, which is told.
-MET = re.compile(
-  rb"\[Gloo\] Rank \d+ is connected to (\d+) peer ranks\. "
-  rb"Expected number of connected peer ranks is : \1\s*"
+# What Gloo, which joins CPUs, prints from C++ each time that all have met. Its
+# threads write into each other's lines.
+_GLOO = re.compile(
+  rb"((\[Gloo\] Rank \d+ is connected to \d+ peer ranks\."
+  rb"|Expected number of connected peer ranks is : \d+)\s*)+"
 )
+_RANKS = re.compile(rb"(?:to|:) (\d+)")
 # What a launcher passes on.
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 
@@ -40,7 +41,7 @@ Environment = dict[str, str]
 
 
 class Lines:
-  """What a process prints to one of its pipes, in whole lines but for `MET`.
+  """What a process prints to one of its pipes, in whole lines, but for `met`.
 
   Attributes:
     out: where they go.
@@ -93,9 +94,17 @@ class Lines:
   def _tell(self, lines: Sequence[bytes]) -> None:
     # Of a line that was written over, as bars of progress are, the last state.
     shown = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
-    told = [line for line in shown if not MET.fullmatch(line)]
+    told = [line for line in shown if not met(line)]
     self.out.write(b"".join(self._mark + line + b"\n" for line in told))
     self.out.flush()
+
+
+def met(line: bytes) -> bool:
+  """Whether a line is Gloo's, and only says that all have met.
+
+  Where its numbers differ somebody is missing, which is told.
+  """
+  return bool(_GLOO.fullmatch(line)) and len(set(_RANKS.findall(line))) == 1
 
 
 def _ready(pipe: IO[bytes]) -> bool:

@@ -59,6 +59,7 @@ def preempt_at(step: int) -> None:
   def beat(self: Any, doing: str) -> None:
     plain(self, doing)
     if doing == f"step {step}":
+      roll.Roll.beat = plain  # type: ignore[method-assign]  # once
       os.kill(os.getpid(), signal.SIGTERM)
 
   roll.Roll.beat = beat  # type: ignore[method-assign]
