@@ -246,6 +246,49 @@ assert not slow, slow
 """
 
 
+ENDING = """
+import atexit
+from p3d_jax.cli import __main__ as process
+
+class Held:
+  def __del__(self):
+    print("Python's own end")
+
+held, main = Held(), process.main
+
+def main_with_a_hook():
+  atexit.register(print, "a hook")
+  return main()
+
+process.main = main_with_a_hook
+process.run()
+"""
+
+
+def test_the_process_ends_before_python_does(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  """Its exit hooks are called, and nothing after them, as nothing is lost."""
+
+  def ended(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+      [sys.executable, "-c", ENDING, *words], text=True, check=False, **more
+    )
+
+  done = ended("models", capture_output=True)
+  assert (done.returncode, done.stderr) == (0, "")
+  lines = done.stdout.splitlines()
+  assert "p3d199" in done.stdout
+  assert lines[-1] == "a hook"
+  refused = ended("info", "/not/there", capture_output=True)
+  assert (refused.returncode, refused.stdout) == (2, "a hook\n")
+  monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+  with open("/dev/full", "w") as full:
+    lost = ended("models", stdout=full, stderr=subprocess.PIPE)
+  assert lost.returncode == 120
+  assert "No space left on device" in lost.stderr
+
+
 def test_help_is_there_at_once() -> None:
   """No verb imports what it runs with before it runs."""
   done = subprocess.run(

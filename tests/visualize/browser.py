@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,9 @@ WIDTHS = (1200, 400)
 SCHEMES = ("light", "dark")
 # The least contrast of text with what is behind it, WCAG 2.1's level AA.
 CONTRAST = 4.5
+# Seconds in which what a page logs must be here.
+LOGS = 20.0
+_LAST = "the last line of the log"
 
 _FLAGS = (
   "--headless=new",
@@ -82,11 +86,7 @@ def faults(browser: Any, page: pathlib.Path, width: int) -> list[str]:
     page: its file.
     width: that it is shown at.
   """
-  found = [
-    f"console: {line['message']}"
-    for line in browser.get_log("browser")
-    if line["level"] in ("SEVERE", "WARNING")
-  ]
+  found = [f"console: {text}" for text in _console(browser)]
   found += [
     f"request: {url[:80]}"
     for url in _requests(browser, page.absolute().as_uri())
@@ -97,6 +97,26 @@ def faults(browser: Any, page: pathlib.Path, width: int) -> list[str]:
   found += [f"loaded: {name}" for name in loaded if name[:5] != "data:"]
   found += browser.execute_script(_FAULTS, width, CONTRAST)
   return found
+
+
+def _console(browser: Any) -> list[str]:
+  """Warnings and errors so far.
+
+  They come a moment after what they warn of, in their order: all are there
+  when a last one has come.
+  """
+  browser.execute_script("console.warn(arguments[0])", _LAST)
+  end = time.monotonic() + LOGS
+  found: list[str] = []
+  while not (found and _LAST in found[-1]):
+    assert time.monotonic() < end, f"no log after {LOGS} s: {found}"
+    found += [
+      line["message"]
+      for line in browser.get_log("browser")
+      if line["level"] in ("SEVERE", "WARNING")
+    ]
+    time.sleep(0.01)
+  return found[:-1]
 
 
 def _requests(browser: Any, page: str) -> list[str]:
