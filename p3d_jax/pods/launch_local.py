@@ -132,7 +132,7 @@ def launch(
   and killed after a while. SIGINT and SIGTERM to this process go to all of
   them, each time; nothing is started again then. SIGTERM to one of them is a
   preemption, after which all are. Lines of Gloo that only say that all have met
-  are left out (`processes.met`).
+  are left out (gloo.py).
 
   Args:
     command: a program and its arguments, the same for all.

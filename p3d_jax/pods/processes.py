@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import re
 import selectors
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 from p3d_jax.hosts.ends import PreemptedError
+from p3d_jax.pods.gloo import Gloo
 
 # Seconds that a line without an end is held back.
 PARTIAL = 1.0
@@ -27,13 +27,6 @@ PARTIAL = 1.0
 LONGEST = 1 << 16
 # Seconds between two looks at who has ended.
 POLL = 0.05
-# What Gloo, which joins CPUs, prints from C++ each time that all have met. Its
-# threads write into each other's lines.
-_GLOO = re.compile(
-  rb"((\[Gloo\] Rank \d+ is connected to \d+ peer ranks\."
-  rb"|Expected number of connected peer ranks is : \d+)\s*)+"
-)
-_RANKS = re.compile(rb"(?:to|:) (\d+)")
 # What a launcher passes on.
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 
@@ -41,7 +34,7 @@ Environment = dict[str, str]
 
 
 class Lines:
-  """What a process prints to one of its pipes, in whole lines, but for `met`.
+  """What a process prints to one of its pipes, in whole lines, but for Gloo's.
 
   Attributes:
     out: where they go.
@@ -50,6 +43,7 @@ class Lines:
   def __init__(self, pipe: IO[bytes], mark: bytes, out: IO[bytes]) -> None:
     self._pipe = pipe
     self._mark = mark
+    self._gloo = Gloo()
     self.out = out
     self._rest = b""
     self._since = 0.0  # when the rest began
@@ -81,7 +75,7 @@ class Lines:
     """Tells a line that has not ended, if it is older than some seconds."""
     if self._rest and time.monotonic() - self._since >= after:
       rest, self._rest = self._rest, b""
-      self._tell([rest])
+      self._tell([rest], end=False)
 
   def close(self) -> None:
     """Tells the rest. What a grandchild may yet print is nobody's."""
@@ -91,20 +85,12 @@ class Lines:
     self.flush()
     self._pipe.close()
 
-  def _tell(self, lines: Sequence[bytes]) -> None:
+  def _tell(self, lines: Sequence[bytes], end: bool = True) -> None:
     # Of a line that was written over, as bars of progress are, the last state.
     shown = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
-    told = [line for line in shown if not met(line)]
+    told = [line for line in shown if not self._gloo.met(line, end)]
     self.out.write(b"".join(self._mark + line + b"\n" for line in told))
     self.out.flush()
-
-
-def met(line: bytes) -> bool:
-  """Whether a line is Gloo's, and only says that all have met.
-
-  Where its numbers differ somebody is missing, which is told.
-  """
-  return bool(_GLOO.fullmatch(line)) and len(set(_RANKS.findall(line))) == 1
 
 
 def _ready(pipe: IO[bytes]) -> bool:

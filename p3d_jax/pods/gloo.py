@@ -1,0 +1,40 @@
+"""Leaves out what Gloo prints, which joins the CPUs of several processes.
+
+Each time that all have met, it says so from C++ on the standard output, piece
+by piece and from several threads at once, so that lines stand within lines. Had
+they not met, it would raise an error besides.
+"""
+
+from __future__ import annotations
+
+import re
+
+_BEGIN = b"[Gloo] Rank "
+_PIECES = re.compile(
+  rb"(\[Gloo\] Rank | is connected to | peer ranks\. "
+  rb"|Expected number of connected peer ranks is : |\d+)*"
+)
+_WHOLE = re.compile(rb"\D+\d+\D+to (\d+)\D+: (\d+)")
+
+
+class Gloo:
+  """Tells the lines of Gloo from a process's others."""
+
+  def __init__(self) -> None:
+    self._open = 0  # lines that have begun and not ended
+
+  def met(self, line: bytes, end: bool = True) -> bool:
+    """Whether a line is Gloo's, and does not say that somebody is missing.
+
+    Args:
+      line: the next that the process has printed.
+      end: whether it has ended.
+    """
+    if not _PIECES.fullmatch(line):
+      return False
+    self._open += line.count(_BEGIN)
+    if not self._open:
+      return False  # a number, or an empty line
+    self._open -= end
+    whole = _WHOLE.fullmatch(line)
+    return whole is None or whole[1] == whole[2]
