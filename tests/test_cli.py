@@ -246,6 +246,19 @@ assert not slow, slow
 """
 
 
+def test_help_is_there_at_once() -> None:
+  """No verb imports what it runs with before it runs."""
+  done = subprocess.run(
+    [sys.executable, "-c", HELP],
+    capture_output=True,
+    text=True,
+    env=small.environment(),
+  )
+  assert done.returncode == 0, done.stderr
+  for verb in ("inflate", "convert", "verify", "export"):
+    assert f"usage: p3d {verb}" in done.stdout
+
+
 ENDING = """
 import atexit
 from p3d_jax.cli import __main__ as process
@@ -287,19 +300,6 @@ def test_the_process_ends_before_python_does(
     lost = ended("models", stdout=full, stderr=subprocess.PIPE)
   assert lost.returncode == 120
   assert "No space left on device" in lost.stderr
-
-
-def test_help_is_there_at_once() -> None:
-  """No verb imports what it runs with before it runs."""
-  done = subprocess.run(
-    [sys.executable, "-c", HELP],
-    capture_output=True,
-    text=True,
-    env=small.environment(),
-  )
-  assert done.returncode == 0, done.stderr
-  for verb in ("inflate", "convert", "verify", "export"):
-    assert f"usage: p3d {verb}" in done.stdout
 
 
 @pytest.mark.parametrize(

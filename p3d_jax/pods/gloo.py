@@ -10,11 +10,15 @@ from __future__ import annotations
 import re
 
 _BEGIN = b"[Gloo] Rank "
-_PIECES = re.compile(
-  rb"(\[Gloo\] Rank | is connected to | peer ranks\. "
-  rb"|Expected number of connected peer ranks is : |\d+)*"
+_WHOLE = re.compile(
+  rb"\[Gloo\] Rank \d+ is connected to (\d+) peer ranks\. "
+  rb"Expected number of connected peer ranks is : (\d+)"
 )
-_WHOLE = re.compile(rb"\D+\d+\D+to (\d+)\D+: (\d+)")
+# One digit at a time: \d+ within the star would try every way to part a number.
+_PIECES = re.compile(
+  rb"(?:\[Gloo\] Rank | is connected to | peer ranks\. "
+  rb"|Expected number of connected peer ranks is : |\d)*"
+)
 
 
 class Gloo:
@@ -32,9 +36,9 @@ class Gloo:
     """
     if not _PIECES.fullmatch(line):
       return False
+    alone = not self._open and _WHOLE.fullmatch(line)
     self._open += line.count(_BEGIN)
     if not self._open:
       return False  # a number, or an empty line
     self._open -= end
-    whole = _WHOLE.fullmatch(line)
-    return whole is None or whole[1] == whole[2]
+    return not alone or alone[1] == alone[2]

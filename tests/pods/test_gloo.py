@@ -1,5 +1,7 @@
 """Which lines are Gloo's own, also where its threads write into each other."""
 
+import itertools
+
 import pytest
 
 from p3d_jax.pods.gloo import Gloo
@@ -44,16 +46,20 @@ def test_lines_as_they_were_seen(seen: str) -> None:
   assert told("a\n" + seen + "1\n\nb") == "a\n1\n\nb"
 
 
-@pytest.mark.parametrize("first", range(len(PIECES) + 1))
-@pytest.mark.parametrize("second", range(len(PIECES) + 1))
-def test_lines_within_lines(first: int, second: int) -> None:
-  """One thread stops where another writes some, and goes on."""
-  other = PIECES[:second] + PIECES[first:] + PIECES[second:]
-  text = "".join((*PIECES[:first], *other)).format(*[1] * 6)
-  assert told("a\n" + text + "1\n\nb") == "a\n1\n\nb"
-  # What the process itself prints in between is told, but in pieces.
-  between = "".join((*PIECES, "b\n", *PIECES)).format(*[1] * 6)
-  assert told(between) == "b"
+def test_lines_within_lines() -> None:
+  """All 12,870 orders of the pieces of two threads."""
+  both = range(2 * len(PIECES))
+  for first in itertools.combinations(both, len(PIECES)):
+    threads = iter(PIECES), iter(PIECES)
+    pieces = [next(threads[place in first]) for place in both]
+    text = "".join(pieces).format(*[1] * 6)
+    assert told("a\n" + text + "1\n\nb") == "a\n1\n\nb", text
+
+
+def test_lines_in_between() -> None:
+  """What the process itself prints while a line of Gloo is not whole."""
+  begin, _, end = LINE.format(0, 1, 1).partition("Exp")
+  assert told(LINE.format(0, 1, 1)[:-1] + begin + "\nb\nExp" + end) == "b"
 
 
 def test_other_lines() -> None:
@@ -62,6 +68,9 @@ def test_other_lines() -> None:
   whole = LINE.format(0, 1, 1)
   for line in ("a" + whole, whole[:-1] + "a\n"):
     assert told(line + "1") == line + "1"
+  # A number before other words, however long it is, takes no time.
+  number = "1" * 100_000 + "x"
+  assert told(number) == number
 
 
 def test_a_line_that_is_told_before_its_end() -> None:
