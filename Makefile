@@ -9,7 +9,7 @@ P3D := $(BIN)/p3d
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint bench clean
 
 demo: $(VENV)/.has-demo
 	@mkdir -p demo
@@ -34,6 +34,10 @@ lint: $(VENV)/.has-$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Against the PyTorch port, in PyTorch: half an hour.
+bench: $(VENV)/.has-dev,references
+	$(BIN)/python -m experiments.benchmarks.vs_torch
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

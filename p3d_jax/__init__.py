@@ -18,6 +18,8 @@ if TYPE_CHECKING:
   from p3d_jax.checkpoint.model import Record, load, save
   from p3d_jax.data.decode import read_clips, read_frames
   from p3d_jax.data.sets import open_set
+  from p3d_jax.models.convs import compiler_options
+  from p3d_jax.models.fold import fold_batch_norm
   from p3d_jax.preprocess import Preprocessing
   from p3d_jax.weights.convert import convert
   from p3d_jax.weights.export import export
@@ -28,8 +30,10 @@ _HOMES = {
   "Preprocessing": "p3d_jax.preprocess",
   "Record": "p3d_jax.checkpoint.model",
   "build": "p3d_jax.checkpoint.build",
+  "compiler_options": "p3d_jax.models.convs",
   "convert": "p3d_jax.weights.convert",
   "export": "p3d_jax.weights.export",
+  "fold_batch_norm": "p3d_jax.models.fold",
   "inflate": "p3d_jax.weights.inflate_file",
   "load": "p3d_jax.checkpoint.model",
   "open_set": "p3d_jax.data.sets",
@@ -44,8 +48,10 @@ __all__ = [
   "Record",
   "__version__",
   "build",
+  "compiler_options",
   "convert",
   "export",
+  "fold_batch_norm",
   "inflate",
   "load",
   "open_set",

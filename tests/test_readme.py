@@ -56,6 +56,7 @@ def test_every_block_is_tested() -> None:
     block("p3d_jax.load("),
     block("Bottleneck("),
     block("def get_config"),
+    block("fold_batch_norm"),
   ]
   assert sorted(tested) == sorted(BLOCKS)
 
@@ -124,3 +125,14 @@ def test_the_config_is_one(tmp_path: pathlib.Path) -> None:
 
 def test_the_table_of_models_is_what_is_counted() -> None:
   assert count.table() in README
+
+
+def test_a_folded_network_in_a_program_of_ones_own() -> None:
+  module = small.network()
+  variables = small.variables(module)
+  clips = np.random.default_rng(0).normal(0, 60, (2, 4, 32, 32, 3))
+  clips = clips.astype(np.float32)
+  given = {"module": module, "variables": variables, "clips": clips}
+  expected = jax.jit(module.apply)(variables, clips)
+  found = run(block("fold_batch_norm"), **given)["logits"]
+  np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -18,19 +18,26 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks import timing
-from p3d_jax.models import zoo
+from p3d_jax.models import convs, zoo
 from p3d_jax.models.p3d import P3D
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 1e-9  # the numbers stay what they are, step after step
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(
+  jax.jit, static_argnums=0, compiler_options=convs.compiler_options()
+)
 def forward(module: P3D, variables: Any, clips: jax.Array) -> Any:
   """Returns the logits, as in evaluation."""
   return module.apply(variables, clips)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+@functools.partial(
+  jax.jit,
+  static_argnums=0,
+  donate_argnums=1,
+  compiler_options=convs.compiler_options(),
+)
 def train(
   module: P3D, variables: Any, clips: jax.Array, labels: jax.Array
 ) -> Any:
@@ -49,9 +56,15 @@ def train(
     return -picked.mean(), new
 
   grads, new = jax.grad(loss, has_aux=True)(variables["params"])
-  params = jax.tree.map(
-    lambda p, g: p - LEARNING_RATE * g, variables["params"], grads
-  )
+  frozen = module.freeze_norm == "all_but_first"
+
+  def update(path: Any, value: jax.Array, grad: jax.Array) -> jax.Array:
+    name = "/".join(key.key for key in path)
+    if frozen and "/bn/" in name and not name.startswith("stem/"):
+      return value  # as in p3d_jax/train/optim.py; nothing needs the gradient
+    return value - LEARNING_RATE * grad
+
+  params = jax.tree_util.tree_map_with_path(update, variables["params"], grads)
   return {"params": params, **new}
 
 

@@ -131,6 +131,7 @@ def _classes(args: argparse.Namespace) -> bytes:
 
   verb.at_least_one(args, "steps")
   _check_seed(args)
+  verb.keep_compiled()
   folder = classifier(args.checkpoint, args.step, flow=True)
   names = model.read_record(folder).labels
   labels = _labels(names, args.labels)

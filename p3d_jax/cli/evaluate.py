@@ -46,6 +46,7 @@ def _evaluate_together(
 ) -> int:
   from p3d_jax.evaluate.evaluate import default_out, evaluate, report
 
+  verb.keep_compiled()
   step = verb.step(args)
   out = args.out or default_out(args.checkpoint, step, args.split, views)
   result = evaluate(
@@ -100,6 +101,7 @@ def _predict(args: argparse.Namespace) -> int:
     )
   if args.timeline:
     check_out(args.timeline, "--timeline")
+  verb.keep_compiled()
   failed = False
   for prediction in predict(
     args.checkpoint,

@@ -87,6 +87,7 @@ def _features_together(
 ) -> int:
   from p3d_jax.evaluate.features import features, report
 
+  verb.keep_compiled()
   written = features(
     args.checkpoint,
     args.source,

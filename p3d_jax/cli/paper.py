@@ -391,6 +391,7 @@ def _speed(args: argparse.Namespace) -> int:
   from p3d_jax.paper.speed import measure, report
 
   verb.at_least_one(args, "clips", "rounds")
+  verb.keep_compiled()
   result = measure(
     args.checkpoints, out=args.out, clips=args.clips, rounds=args.rounds
   )

@@ -50,6 +50,7 @@ def _report(args: argparse.Namespace) -> int:
   from p3d_jax.visualize.report import Parts, report
 
   verb.at_least_zero(args, "videos", "class_pictures")
+  verb.keep_compiled()
   file = report(
     args.checkpoint,
     out=args.out,

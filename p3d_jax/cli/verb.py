@@ -242,6 +242,16 @@ def together(args: argparse.Namespace, work: Callable[[], int]) -> int:
     return work()
 
 
+def keep_compiled() -> None:
+  """Has this process keep what it compiles, and look there first.
+
+  To be called when the processes of a run have met. `train` does so itself.
+  """
+  from p3d_jax.train.compile_cache import compile_cache
+
+  compile_cache()
+
+
 def first_host() -> bool:
   """Whether this is the process that prints what all have found."""
   import jax

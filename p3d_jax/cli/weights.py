@@ -230,6 +230,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 def _verify(args: argparse.Namespace) -> int:
   from p3d_jax.weights.verify import verify
 
+  verb.keep_compiled()
   comparison = verify(
     args.checkpoint,
     args.input,

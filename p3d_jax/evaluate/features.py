@@ -41,8 +41,8 @@ from p3d_jax.models import zoo
 from p3d_jax.models.p3d import P3D, check_endpoints
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.progress import Bar
-from p3d_jax.train import logs, sharding
-from p3d_jax.train.score import STALL, each_video
+from p3d_jax.train import logs, sharding, step
+from p3d_jax.train.score import STALL, each_video, inference
 
 POOLS = ("mean", "none")
 DTYPES = ("float32", "float16")
@@ -170,9 +170,10 @@ def features(
   start = _agreed(lambda: parts.begin(overwrite))
   if start == FINISHED:
     return _written(out, already=True)
+  net, place = inference(module, mesh)
   batches = each_video(
-    Together(jit_feature_step(module, record, wanted, mesh)),
-    jax.device_put(variables, sharding.replicated(mesh)),
+    Together(jit_feature_step(net, record, wanted, mesh)),
+    place(variables),
     videos,
     record.preprocessing,
     views=views,
@@ -290,6 +291,7 @@ def jit_feature_step(
     ),
     in_shardings=(whole, rows),
     out_shardings=whole,
+    compiler_options=step.options(mesh),
   )
 
 

@@ -100,15 +100,15 @@ class Predictor:
     Raises:
       ValueError: there is no such checkpoint, or it cannot classify videos.
     """
-    self.module, variables, self.record = model.load(classifier(path, step))
+    module, variables, self.record = model.load(classifier(path, step))
     self._scorer = Scorer(
-      self.module,
+      module,
       self.record.preprocessing,
       self.record.scores,
       # One video is not worth splitting.
       sharding.mesh(sharding.local_device()),
     )
-    self.variables = self._scorer.place(variables)
+    self._variables = self._scorer.place(variables)
     self._decode = Decoding(Reading(timeout=timeout))
 
   def predict(self, path: epath.PathLike, clips: int) -> Prediction:
@@ -128,7 +128,7 @@ class Predictor:
       starts, pixels = self._read(path, clips)
     except VideoError as error:
       return Prediction(str(path), self.record.labels, error=str(error))
-    scores = self._scorer.clips(self.variables, pixels[None])[0]
+    scores = self._scorer.clips(self._variables, pixels[None])[0]
     return Prediction(
       str(path), self.record.labels, scores.mean(0), starts, scores
     )

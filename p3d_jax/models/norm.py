@@ -84,9 +84,17 @@ class BatchNorm(nn.Module):
   ) -> Array:
     # One multiply and one add an element; the rest is per channel.
     kind = _at_least_float32(x)
-    gain = scale.astype(kind) * lax.rsqrt(var.astype(kind) + self.epsilon)
-    shift = bias - mean.astype(kind) * gain
+    mean, var, scale = (y.astype(kind) for y in (mean, var, scale))
+    gain, shift = gain_and_shift(mean, var, scale, bias, self.epsilon)
     return (x * gain + shift).astype(self.dtype or x.dtype)
+
+
+def gain_and_shift(
+  mean: Array, var: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[Array, Array]:
+  """Returns what a channel is multiplied by and what is added then."""
+  gain = scale * lax.rsqrt(var + epsilon)
+  return gain, bias - mean * gain
 
 
 def _at_least_float32(x: Array) -> Any:

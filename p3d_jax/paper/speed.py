@@ -23,6 +23,7 @@ from p3d_jax.checkpoint import model
 from p3d_jax.files import check_out, write_aside
 from p3d_jax.progress import Bar
 from p3d_jax.train import logs, sharding, step
+from p3d_jax.train.score import inference
 
 # A round of one network lasts this long, in seconds: long beside what the
 # clock and the scheduler add.
@@ -115,12 +116,14 @@ def _run(folder: epath.Path, batch: int) -> Callable[[], Any]:
   """Returns the call that scores a batch of one checkpoint."""
   module, variables, record = model.load(folder)
   mesh = sharding.mesh(sharding.local_device())
-  scored = step.jit_eval_step(module, record.preprocessing, record.scores, mesh)
+  # What `p3d evaluate` runs.
+  net, place = inference(module, mesh)
+  scored = step.jit_eval_step(net, record.preprocessing, record.scores, mesh)
   p = record.preprocessing
   shape = (batch, 1, p.frames, *p.crop_size, record.channels)
   noise = np.random.default_rng(0).integers(0, 256, shape)
   placed = sharding.put({"clips": noise.astype(np.uint8)}, mesh)["clips"]
-  there = jax.device_put(variables, sharding.replicated(mesh))
+  there = place(variables)
   return lambda: scored(there, placed)
 
 

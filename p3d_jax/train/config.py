@@ -189,7 +189,10 @@ def default() -> ConfigDict:
   watch.lost = 60.0  # seconds without a sign of another host: it is lost
 
   config.compile = compiling = ConfigDict()
-  compiling.cache = ""  # folder that compiled steps are kept in; gs:// works
+  # Folder that compiled programs are kept in for the next start; gs:// works.
+  # "": what JAX_COMPILATION_CACHE_DIR names; else, for a process that is alone,
+  # what P3D_COMPILED names, or ~/.cache/p3d_jax/compiled. "off": none.
+  compiling.cache = ""
   return config.lock()
 
 

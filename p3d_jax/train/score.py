@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from p3d_jax.data.sets import VideoSet
 from p3d_jax.hosts.ends import PreemptedError
 from p3d_jax.hosts.roll import current
 from p3d_jax.hosts.together import Together
+from p3d_jax.models.fold import for_inference
 from p3d_jax.models.p3d import P3D
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.train import sharding, step, texts
@@ -30,6 +32,29 @@ STALL = 1_800.0
 # Maps variables and clips, uint8 (rows, views, time, height, width, channels),
 # to arrays (rows, ...) that are whole on all devices.
 Step = Callable[[Any, jax.Array], Any]
+
+# Maps variables, of this process or of a mesh, to those that inference runs on,
+# whole on all devices.
+Place = Callable[[Any], Any]
+
+
+def inference(module: P3D, mesh: Mesh) -> tuple[P3D, Place]:
+  """Returns the network that inference runs on a mesh, and its variables' way.
+
+  Batch norm is folded into the convolutions, on the devices, once for all the
+  clips that follow; a network with an injected norm stays as it is.
+
+  Args:
+    module: the network.
+    mesh: where it runs.
+
+  Returns:
+    The network to compile, and what makes its variables from those of
+    `module`; the variables that it is given stay as they are.
+  """
+  net, fold = for_inference(module)
+  jitted = jax.jit(fold, out_shardings=sharding.replicated(mesh))
+  return net, lambda variables: jitted(sharding.gathered(variables, mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +98,7 @@ def each_video(
 
   Args:
     step: that is run, compiled over the mesh.
-    variables: of the network, as `sharding.replicated` places them.
+    variables: of the network that is compiled, on all devices.
     videos: a split, or files.
     preprocessing: frames, stride, fps, resize and crop of a clip.
     views: clips and crops of each video.
@@ -92,8 +117,6 @@ def each_video(
     PreemptedError: `notice` says so, on this host or another.
   """
   sharding.check_batch(batch, mesh)
-  whole = sharding.replicated(mesh)
-  gather = Together(jax.jit(lambda rows: rows, out_shardings=whole))
   share, shares = sharding.share(mesh)
   batches = pipeline.eval_batches(
     videos,
@@ -110,7 +133,7 @@ def each_video(
     for rows in batches:
       clips = sharding.put({"clips": rows.pop("clips")}, mesh)["clips"]
       rows["notice"] = np.full(len(rows["video"]), notice(), np.int32)
-      said = _decoded(gather(sharding.put(_coded(rows), mesh)))
+      said = _gathered(rows, mesh)
       if said["notice"].any():
         raise PreemptedError("preempted")
       found = _kept(said, step(variables, clips))
@@ -131,6 +154,23 @@ def _kept(rows: pipeline.Batch, outputs: Any) -> Rows:
   )
 
 
+def _gathered(rows: pipeline.Batch, mesh: Mesh) -> pipeline.Batch:
+  """Returns the rows of all hosts, whole on each."""
+  placed = sharding.put(_coded(rows), mesh)
+  kinds = [(name, x.shape, x.dtype.name) for name, x in placed.items()]
+  return _decoded(_gather(mesh, tuple(kinds))(placed))
+
+
+# A run evaluates again and again. On several hosts what is compiled takes one
+# kind of rows, and hosts wait for each other where it is made.
+@functools.lru_cache(maxsize=16)
+def _gather(mesh: Mesh, kinds: tuple[Any, ...]) -> Together:
+  """Compiles, once for such rows, what makes them whole on each device."""
+  del kinds  # a key
+  whole = sharding.replicated(mesh)
+  return Together(jax.jit(lambda rows: rows, out_shardings=whole))
+
+
 def _coded(rows: pipeline.Batch) -> pipeline.Batch:
   return {
     name: texts.coded(values) if values.dtype.kind == "U" else values
@@ -149,7 +189,6 @@ class Scorer:
   """Scores videos with one compiled step, again and again while training.
 
   Attributes:
-    module: the network.
     preprocessing: what it expects of pixels.
     mesh: that the videos are split over.
   """
@@ -157,16 +196,23 @@ class Scorer:
   def __init__(
     self, module: P3D, preprocessing: Preprocessing, scores: str, mesh: Mesh
   ) -> None:
-    self.module = module
     self.preprocessing = preprocessing
     self.mesh = mesh
-    jitted = step.jit_eval_step(module, preprocessing, scores, mesh)
+    net, self._place = inference(module, mesh)
+    jitted = step.jit_eval_step(net, preprocessing, scores, mesh)
     # With several processes all calls are of batches of one shape.
     self._step = Together(jitted)
 
   def place(self, variables: Any) -> Any:
-    """Puts variables on all devices, once for many calls of `clips`."""
-    return sharding.gathered(variables, self.mesh)
+    """Puts variables on all devices, once for many calls of `clips`.
+
+    Args:
+      variables: of the network, as it was trained.
+
+    Returns:
+      Those of the network that scores: batch norm is folded.
+    """
+    return self._place(variables)
 
   def clips(self, variables: Any, clips: np.ndarray) -> np.ndarray:
     """Scores clips.

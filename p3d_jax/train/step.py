@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh
 
 from p3d_jax.checkpoint import tree
+from p3d_jax.models import convs
 from p3d_jax.models.p3d import P3D
 from p3d_jax.preprocess import Preprocessing
 from p3d_jax.train import sharding
@@ -252,6 +253,7 @@ def jit_train_step(
     in_shardings=(places, None),
     out_shardings=(places, whole),
     donate_argnums=0,
+    compiler_options=options(recipe.layout.mesh),
   )
 
 
@@ -264,4 +266,10 @@ def jit_eval_step(
     functools.partial(eval_step, module, preprocessing, scores),
     in_shardings=(whole, None),
     out_shardings=whole,
+    compiler_options=options(mesh),
   )
+
+
+def options(mesh: Mesh) -> dict[str, str]:
+  """Returns what a step over a mesh is compiled with."""
+  return convs.compiler_options(mesh.devices.flat[0].platform)

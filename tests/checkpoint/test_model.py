@@ -359,7 +359,8 @@ if verb == "save":
 else:
   module, v, record = p3d_jax.load(path)
   scorer = Scorer(module, record.preprocessing, "softmax", sharding.mesh())
-  assert scorer.clips(v, small.pixels(8, 1)).shape == (8, 1, 3)
+  placed = scorer.place(v)
+  assert scorer.clips(placed, small.pixels(8, 1)).shape == (8, 1, 3)
 """
 
 

@@ -32,6 +32,7 @@ from p3d_jax.evaluate import features as lib
 from p3d_jax.evaluate.feature_file import Features, load_features
 from p3d_jax.evaluate.features import _agreed, features, open_source, report
 from p3d_jax.hosts import together
+from p3d_jax.models.fold import Shift
 from p3d_jax.train.score import Rows
 from tests import small
 
@@ -189,6 +190,28 @@ def test_whole_maps_of_each_clip(
   for name, each in looped.items():
     assert_close(videos.arrays[name], each.mean(1))
     assert_close(clips.arrays[name], each.reshape(-1, *each.shape[2:]))
+
+
+def test_batch_norm_is_folded(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """What is compiled has none, and neither have the variables it is given."""
+  jit = lib.jit_feature_step
+  seen: list[Any] = []
+
+  def spy(module: Any, *rest: Any) -> Any:
+    compiled = jit(module, *rest)
+
+    def step(variables: Any, clips: Any) -> Any:
+      seen.append((module.norm, set(variables)))
+      return compiled(variables, clips)
+
+    return step
+
+  monkeypatch.setattr(lib, "jit_feature_step", spy)
+  out = tmp_path / "f.npz"
+  features(checkpoint(), small.dataset(), out, split="test[:2]", views=VIEWS)
+  assert seen == [(Shift, {"params"})]
 
 
 def test_crops_of_a_clip_are_averaged(tmp_path: pathlib.Path) -> None:

@@ -22,6 +22,8 @@ KINDS = {
   "stem of flow": ((1, 7, 7), (1, 2, 2), 2, 8),
   "spatial": ((1, 3, 3), (1, 1, 1), 8, 4),
   "spatial, strided": ((1, 3, 3), (1, 2, 2), 8, 4),
+  "few pixels": ((1, 3, 3), (1, 1, 1), 2, 40),
+  "few pixels, strided": ((1, 3, 3), (1, 2, 2), 2, 40),
   "temporal": ((3, 1, 1), (1, 1, 1), 8, 4),
   "temporal, strided": ((3, 1, 1), (1, 2, 2), 8, 4),
   "point": ((1, 1, 1), (1, 1, 1), 8, 4),
@@ -33,7 +35,12 @@ KINDS = {
 }
 # Time, height, width: odd and even, a single step, smaller than the kernel.
 SIZES = [(4, 8, 6), (5, 9, 7), (1, 3, 2)]
-FORMS = ("folded", "direct")
+# Name -> form and compiler's options: the networks' own, and jax's default.
+WAYS = {
+  "folded": ("folded", convs.compiler_options()),
+  "folded, jax's options": ("folded", {}),
+  "direct": ("direct", {}),
+}
 
 
 def padding_of(taps):
@@ -48,14 +55,24 @@ def draw(kind, size, seed=0):
   return x, kernel
 
 
-def call(kind, form):
+def plain(kind, way):
   taps, strides, _, _ = KINDS[kind]
   pad = padding_of(taps)
+  form, _ = WAYS[way]
 
   def run(x, kernel):
     return convs.conv(x, kernel, strides, pad, precision="highest", form=form)
 
-  return jax.jit(run)
+  return run
+
+
+def jit(function, way):
+  """Only the outermost jit takes options."""
+  return jax.jit(function, compiler_options=WAYS[way][1])
+
+
+def call(kind, way):
+  return jit(plain(kind, way), way)
 
 
 def torch_conv(kind, x, kernel):
@@ -82,62 +99,68 @@ def assert_close(found, expected, tolerance=TOLERANCE):
   assert error <= tolerance * scale, error / scale
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_values(kind, size, form):
+def test_values(kind, size, way):
   x, kernel = draw(kind, size)
   expected = torch_conv(kind, *tensors(x, kernel))
-  assert_close(call(kind, form)(x, kernel), expected)
+  assert_close(call(kind, way)(x, kernel), expected)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("size", SIZES[1:], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_both_gradients(kind, form):
+def test_both_gradients(kind, size, way):
   """Reverse mode, to the clips and to the kernel."""
-  x, kernel = draw(kind, SIZES[1])
+  x, kernel = draw(kind, size)
   leaves = [t.requires_grad_() for t in tensors(x, kernel)]
   expected = torch_conv(kind, *leaves)
   cotangent = np.random.default_rng(2).standard_normal(expected.shape)
   cotangent = cotangent.astype(np.float32)
   expected.backward(torch.tensor(cotangent, dtype=torch.float64))
-  _, vjp = jax.vjp(call(kind, form), x, kernel)
-  for found, leaf in zip(vjp(cotangent), leaves, strict=True):
+
+  def gradients(x, kernel, cotangent):
+    return jax.vjp(plain(kind, way), x, kernel)[1](cotangent)
+
+  both = jit(gradients, way)(x, kernel, cotangent)
+  for found, leaf in zip(both, leaves, strict=True):
     assert_close(found, leaf.grad)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("size", SIZES[1:], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_forward_mode(kind, form):
+def test_forward_mode(kind, size, way):
   """A convolution is bilinear: jvp is conv(dx, k) + conv(x, dk)."""
-  primals, tangents = draw(kind, SIZES[1]), draw(kind, SIZES[1], seed=3)
+  primals, tangents = draw(kind, size), draw(kind, size, seed=3)
   x, kernel, dx, dkernel = tensors(*primals, *tangents)
   expected = torch_conv(kind, dx, kernel) + torch_conv(kind, x, dkernel)
-  _, found = jax.jvp(call(kind, form), primals, tangents)
+  _, found = jax.jvp(call(kind, way), primals, tangents)
   assert_close(found, expected)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["stem", "temporal", "full"])
-def test_vmap_over_clips_and_kernels(kind, form):
+def test_vmap_over_clips_and_kernels(kind, way):
   """An ensemble: each member has its own kernel and its own clips."""
   members = [draw(kind, SIZES[1], seed) for seed in range(3)]
   xs, kernels = (np.stack(arrays) for arrays in zip(*members, strict=True))
-  found = jax.vmap(call(kind, form))(xs, kernels)
+  found = jax.vmap(call(kind, way))(xs, kernels)
   for i, member in enumerate(members):
     assert_close(found[i], torch_conv(kind, *tensors(*member)))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["stem", "temporal", "full"])
-def test_bfloat16(kind, form):
+def test_bfloat16(kind, way):
   """Of numbers that bfloat16 holds, the result is off by its own rounding.
 
   Half a unit of the last of 8 bits is 2^-9 = 0.2%; the folded form rounds
   after each of three taps. Measured: 0.4% and 0.4%.
   """
   x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in draw(kind, SIZES[1]))
-  found = call(kind, form)(x, kernel)
+  found = call(kind, way)(x, kernel)
   assert found.dtype == jnp.bfloat16
   wide = [np.asarray(a, np.float32) for a in (x, kernel)]
   expected = torch_conv(kind, *tensors(*wide))
@@ -150,6 +173,51 @@ def test_cpu_folds():
   x, kernel = draw("full", SIZES[0])
   jaxpr = jax.make_jaxpr(lambda x, k: convs.conv(x, k))(x, kernel)
   assert str(jaxpr).count("conv_general_dilated[") == 3
+
+
+def operations(kind, size):
+  """Names of the operations of XLA that a folded convolution is."""
+  x, kernel = draw(kind, size)
+  taps, strides, _, _ = KINDS[kind]
+  jaxpr = jax.make_jaxpr(
+    lambda x, k: convs.conv(x, k, strides, padding_of(taps), form="folded")
+  )(x, kernel)
+  names = [eqn.primitive.name for eqn in jaxpr.eqns]
+  return [n for n in names if n in ("conv_general_dilated", "dot_general")]
+
+
+def test_what_each_kind_is_folded_to():
+  """One convolution of planes, or one product; taps of padding are cut off."""
+  planes, product = ["conv_general_dilated"], ["dot_general"]
+  assert operations("spatial", SIZES[1]) == planes
+  assert operations("temporal", SIZES[1]) == planes
+  assert operations("point, strided", SIZES[1]) == product
+  assert operations("full", SIZES[1]) == 3 * planes
+  # A single step: the taps before and after it see padding alone.
+  assert operations("temporal", (1, 9, 7)) == product
+  assert operations("full", (1, 9, 7)) == planes
+  # Far fewer numbers in a plane than in the kernel, as in res5.
+  assert operations("few pixels", (2, 2, 1)) == product
+
+
+def test_the_options_take_convolutions_from_ynnpack():
+  """They reach the compiler, which still knows them."""
+  x = jax.ShapeDtypeStruct((2, 8, 40, 40, 64), jnp.float32)
+  kernel = jax.ShapeDtypeStruct((1, 3, 3, 64, 64), jnp.float32)
+
+  def compiled(options):
+    run = jax.jit(
+      lambda x, k: convs.conv(x, k, padding=(0, 1, 1), form="folded"),
+      compiler_options=options,
+    )
+    return run.lower(x, kernel).compile().as_text()
+
+  assert convs.compiler_options("tpu") == convs.compiler_options("gpu") == {}
+  ours = compiled(convs.compiler_options("cpu"))
+  assert "convolution(" in ours
+  assert "__ynn_fusion" not in ours
+  # With jax's own options it has them; if no longer, ours are to be measured.
+  assert "__ynn_fusion" in compiled({})
 
 
 def convolutions(form=None):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from p3d_jax.models import pools
+from p3d_jax.models import convs, pools
 
 torch = pytest.importorskip("torch", reason="the reference runs on PyTorch")
 
@@ -130,6 +130,48 @@ def test_gradients(alignment, size):
   )
   (y.permute(0, 2, 3, 4, 1) * torch.from_numpy(weights)).sum().backward()
   np.testing.assert_array_equal(jax.jit(jax.grad(ours))(x), leaf.grad)
+
+
+@pytest.mark.parametrize("alignment", pools.STEM_POOLS)
+@pytest.mark.parametrize("size", [(5, 9, 8), (4, 6, 7), (1, 3, 3)], ids=str)
+def test_the_forms_are_equal(alignment, size):
+  """Windows for TPUs and slices for CPUs, both ways and under vmap."""
+  x = jnp.asarray(clips(2, *size, 3))
+  dx = jnp.asarray(np.random.default_rng(1).normal(size=x.shape), jnp.float32)
+
+  def run(form):
+    # A function of its own: jax keeps what it has traced.
+    def pool(x):
+      return stem_pool.__wrapped__(x, alignment)
+
+    with convs.forced(form):
+      y, tangent = jax.jit(lambda x: jax.jvp(pool, (x,), (dx,)))(x)
+      (gradient,) = jax.jit(lambda x: jax.vjp(pool, x)[1](y))(x)
+      members = jax.jit(jax.vmap(pool))(jnp.stack([x, -x]))
+      single = jax.jit(lambda x: pools.max_pool(x, 2, 2, axis=1))(x)
+    return y, tangent, gradient, members, single
+
+  for a, b in zip(run("direct"), run("folded"), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_of_equal_numbers_the_first_has_the_gradient():
+  """As in PyTorch: each window sends its gradient to one place, whole."""
+  x = np.zeros((1, 4, 6, 6, 1), np.float32)
+  found = jax.grad(lambda x: stem_pool(x, "ceil").sum())(jnp.asarray(x))
+  leaf = torch.tensor(x, requires_grad=True)
+  y = torch.nn.functional.max_pool3d(
+    leaf.permute(0, 4, 1, 2, 3), (2, 3, 3), 2, ceil_mode=True
+  )
+  y.sum().backward()
+  np.testing.assert_array_equal(found, leaf.grad)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_not_a_number_is_passed_on(place):
+  x = jnp.zeros(4).at[place].set(jnp.nan)
+  pooled = pools.max_pool(x, 2, 2, axis=0)
+  np.testing.assert_array_equal(jnp.isnan(pooled), [True, False])
 
 
 def test_forward_mode_follows_the_maximum():
