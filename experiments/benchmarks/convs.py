@@ -73,7 +73,7 @@ def program(
     return convs.conv(x, kernel, strides, pad, form=form)  # type: ignore[arg-type]
 
   if quantity == "forward":
-    forward = jax.jit(conv)
+    forward = jax.jit(conv, compiler_options=convs.compiler_options())
     return lambda: forward(x, kernel)
   cotangent = jax.random.normal(
     keys[2], jax.eval_shape(conv, x, kernel).shape, dtype
@@ -84,7 +84,7 @@ def program(
     _, vjp = jax.vjp(conv, x, kernel)
     return vjp(y)[1 if quantity == "filter" else 0]
 
-  backward = jax.jit(gradient)
+  backward = jax.jit(gradient, compiler_options=convs.compiler_options())
   return lambda: backward(x, kernel, cotangent)
 
 
