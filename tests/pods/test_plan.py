@@ -134,11 +134,15 @@ def test_arguments_are_the_state_and_the_batch():
 
 def test_gradients_are_reduced_once():
   """Each gradient, two sums for each batch norm, the loss and the accuracy."""
-  numbers, _ = planned()
-  (row,) = numbers["collectives"]
+  # On a CPU, taps that see padding alone are cut off: two of three steps in res3
+  # and res4, which have one, and eight of nine pixels in res5, which has one.
+  unseen = 2 * (8 * 8 + 16 * 16) + 8 * 32 * 32
+  work, _ = planned()
+  (row,) = work["collectives"]
   assert (row["kind"], row["group"]) == ("all-reduce", 8)
   counted = network()
-  assert row["bytes"] == 4 * (counted.parameters + counted.statistics) + 8
+  numbers = counted.parameters - unseen + counted.statistics
+  assert row["bytes"] == 4 * numbers + 8
   assert row["sent"] == 2 * 7 / 8 * row["bytes"]
 
 
