@@ -134,8 +134,8 @@ def test_arguments_are_the_state_and_the_batch():
 
 def test_gradients_are_reduced_once():
   """Each gradient, two sums for each batch norm, the loss and the accuracy."""
-  # On a CPU, taps that see padding alone are cut off: two of three steps in res3
-  # and res4, which have one, and eight of nine pixels in res5, which has one.
+  # On a CPU, taps that see padding alone are cut off: two of three in res3 and
+  # res4, which have one step, and eight of nine in res5, which has one pixel.
   unseen = 2 * (8 * 8 + 16 * 16) + 8 * 32 * 32
   work, _ = planned()
   (row,) = work["collectives"]
