@@ -35,7 +35,7 @@ lint: $(VENV)/.has-$(EXTRAS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Against the PyTorch port, in PyTorch: half an hour.
+# Against the PyTorch port, in PyTorch: a quarter of an hour.
 bench: $(VENV)/.has-dev,references
 	$(BIN)/python -m experiments.benchmarks.vs_torch
 

@@ -27,6 +27,7 @@ from jax.extend import core
 
 from experiments.benchmarks import timing
 from p3d_jax.models import zoo
+from p3d_jax.models.fold import for_inference
 from p3d_jax.progress import Bar
 from p3d_jax.train import config as configs
 from p3d_jax.train import recipe as recipes
@@ -69,11 +70,13 @@ def programs(name: str, batch: int) -> dict[str, Callable[[], Any]]:
   taken["clips"] = rows(shape, jnp.uint8)
   taken["labels"] = rows((batch, 1), jnp.int32)
   train: Any = step.jit_train_step(recipe, state)
-  forward: Any = step.jit_eval_step(recipe.module, pixels, "softmax", mesh)
+  net, fold = for_inference(recipe.module)
+  folded = jax.eval_shape(fold, state.variables)
+  forward: Any = step.jit_eval_step(net, pixels, "softmax", mesh)
   # One clip of each of so many videos.
   videos = rows((batch, 1, *shape[1:]), jnp.uint8)
   return {
-    "forward": lambda: forward.trace(state.variables, videos),
+    "forward": lambda: forward.trace(folded, videos),
     "training": lambda: train.trace(state, taken),
   }
 

@@ -34,6 +34,7 @@ from p3d_jax.train import config as configs
 from p3d_jax.train import recipe as recipes
 from p3d_jax.train import sharding, step
 from p3d_jax.train import state as states
+from p3d_jax.train.score import inference
 from p3d_jax.visualize.figure import colors, png
 
 CLASSES = 101
@@ -131,10 +132,12 @@ def prepared(point: Point) -> tuple[float, Callable[[], Any]]:
     rng,
   )
   if point.kind == "forward":
-    forward = step.jit_eval_step(module, pixels, "softmax", mesh)
+    net, place = inference(module, mesh)
+    folded = place(state.variables)
+    forward = step.jit_eval_step(net, pixels, "softmax", mesh)
     # One clip of each of so many videos.
     taken = sharding.put({"clips": clips[:, None]}, mesh)["clips"]
-    return flops, lambda: forward(state.variables, taken)
+    return flops, lambda: forward(folded, taken)
   train = step.jit_train_step(recipe, state)
   labels = rng.integers(0, CLASSES, (batch, 1)).astype(np.int32)
   rows = sharding.put({"clips": clips, "labels": labels}, mesh)

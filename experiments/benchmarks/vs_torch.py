@@ -70,7 +70,7 @@ class Side:
 
   def __init__(self, name: str, folder: str, threads: int) -> None:
     """Starts it; `folder` is where both sides find the weights."""
-    module = {"ours": "ours"}.get(name, "port")
+    module = "ours" if name == "ours" else "port"
     environment = os.environ | {
       "OMP_NUM_THREADS": str(threads),
       "JAX_PLATFORMS": "cpu",

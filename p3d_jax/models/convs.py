@@ -29,6 +29,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jaxlib
 from jax import lax
 
 Array = jax.Array
@@ -70,7 +71,9 @@ def default_form() -> Form:
 
 # jaxlib 0.10 gives 2D convolutions on CPUs to YNNPACK by default, which takes
 # 1.2 to 3.7 times as long for these networks' as Eigen, the way before it; the
-# matrix products and sums that it gets as well stay with it.
+# matrix products and sums that it gets as well stay with it. The option is on
+# trial there: another jaxlib may not know it, and refuse to compile.
+_OPTIONS_OF = "0.10."
 _OPTIONS: dict[str, dict[str, str]] = {
   "cpu": {
     "xla_cpu_experimental_ynn_fusion_type": (
@@ -91,7 +94,13 @@ def compiler_options(platform: str | None = None) -> dict[str, str]:
 
   Args:
     platform: "cpu", "gpu" or "tpu"; None takes jax's default.
+
+  Returns:
+    Names and values; none where there is nothing to gain, or the jaxlib is
+    another than they were measured with.
   """
+  if not jaxlib.__version__.startswith(_OPTIONS_OF):
+    return {}
   return dict(_OPTIONS.get(platform or jax.default_backend(), {}))
 
 

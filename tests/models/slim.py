@@ -25,6 +25,18 @@ def net(**fields) -> p3d.P3D:
   return zoo.build(**{**slim, **fields})
 
 
+def flat(tree):
+  """Leaves by names with slashes."""
+  return flax.traverse_util.flatten_dict(tree, sep="/")
+
+
+def error(a, b):
+  """max|a - b| / max|b|."""
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  assert a.shape == b.shape
+  return np.abs(a - b).max() / np.abs(b).max()
+
+
 def clips(*shape: int, seed: int = 0) -> np.ndarray:
   """Clips (batch, time, height, width, channels) of unit variance."""
   rng = np.random.default_rng(seed)

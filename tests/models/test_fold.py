@@ -20,23 +20,13 @@ from p3d_jax.models import p3d, zoo
 from p3d_jax.models.fold import Shift, fold_batch_norm, for_inference
 from p3d_jax.models.norm import BatchNorm
 from tests.models import slim
+from tests.models.slim import error, flat
 from tests.reference import names
 
 # Of the largest number of an endpoint.
 BOUND = 1e-4  # what is promised
 SHALLOW = 1e-5  # of slim networks; measured 8e-7
 EXACT = 1e-12  # in float64
-
-
-def flat(tree):
-  return flax.traverse_util.flatten_dict(tree, sep="/")
-
-
-def error(a, b):
-  """max|a - b| / max|b|."""
-  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-  assert a.shape == b.shape
-  return np.abs(a - b).max() / np.abs(b).max()
 
 
 def everything(net, variables, clips):

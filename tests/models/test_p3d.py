@@ -16,20 +16,10 @@ import pytest
 
 from p3d_jax.models import p3d, zoo
 from tests.models import slim
+from tests.models.slim import error, flat
 
 GOLDEN = pathlib.Path(__file__).with_name("golden")
 STEP = 1e-7  # of finite differences, in float64
-
-
-def flat(tree):
-  return flax.traverse_util.flatten_dict(tree, sep="/")
-
-
-def error(a, b):
-  """max|a - b| / max|b|."""
-  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-  assert a.shape == b.shape
-  return np.abs(a - b).max() / np.abs(b).max()
 
 
 # --- Names
