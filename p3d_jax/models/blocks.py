@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from p3d_jax.models import convs, norm
 
@@ -62,6 +63,11 @@ RULES: dict[str, dict[str, Join]] = {
 }
 
 
+# Channels of what is expanded, up to which a TPU moves fewer bytes with
+# statistics of `norm.product_moments` (res2 to res4).
+_EXPANDED = 256
+
+
 def join_of(rule: str, letter: str) -> Join:
   """Returns the row of a rule for block B or C.
 
@@ -84,6 +90,7 @@ class Parts:
     temporal_init: initialiser of the temporal kernels; None takes the other.
     dtype: of the computation; None takes the promoted type of the inputs.
     precision: of the products, as in `jax.lax.Precision`.
+    steps: that stand beside each other in the channels, see lanes.py.
   """
 
   norm: ModuleDef = norm.BatchNorm
@@ -92,6 +99,7 @@ class Parts:
   temporal_init: convs.Initializer | None = None
   dtype: Any = None
   precision: Any = None
+  steps: int = 1
 
   def conv(self, conv: type[convs.Conv], **fields: Any) -> convs.Conv:
     """Makes a convolution named `conv` with the shared settings."""
@@ -102,6 +110,7 @@ class Parts:
       kernel_init=init,
       dtype=self.dtype,
       precision=self.precision,
+      steps=self.steps,
       name="conv",
       **fields,
     )
@@ -126,8 +135,43 @@ class ConvNorm(nn.Module):
   def __call__(self, x: Array) -> Array:
     """Maps (batch, time, height, width, in) to as many steps of `features`."""
     strides = (1, self.stride, self.stride)
-    x = self.parts.conv(self.conv, features=self.features, strides=strides)(x)
-    return self.parts.norm(name="bn")(x)
+    conv = self.parts.conv(self.conv, features=self.features, strides=strides)
+    bn = self.parts.norm(name="bn")
+    return self._product(conv, bn, x) if self._expands(bn, x) else bn(conv(x))
+
+  def _expands(self, bn: Any, x: Array) -> bool:
+    """Whether statistics are cheaper of what is expanded than of the result."""
+    size = x.shape[-1] // self.parts.steps
+    return (
+      convs.default_form() == "lanes"
+      and self.conv is convs.PointConv
+      and self.stride == 1
+      and self.features >= 4 * size
+      and size <= _EXPANDED
+      and isinstance(bn, norm.BatchNorm)
+      and not (bn.use_running_average or bn.is_initializing())
+      and bn.group in (None, x.shape[0])
+    )
+
+  def _product(self, conv: convs.Conv, bn: Any, x: Array) -> Array:
+    """The same; the gain is in the kernel, and the wide result is read once."""
+    kernel = conv.weights(x.shape[-1] // conv.steps)
+    # Once: its gradients are added in the type that it is used in.
+    kernel = kernel.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean, *moments = norm.product_moments(
+      x, kernel[0, 0, 0], conv.steps, precision=conv.precision
+    )
+    wide = jax.ShapeDtypeStruct(
+      (*x.shape[:-1], conv.steps * self.features), x.dtype
+    )
+    gain, shift = bn.affine(wide, lambda _: moments)
+    scaled = kernel * gain[0]
+    rounded = scaled.astype(x.dtype)
+    # What is added makes the mean what it must be, with the rounded kernel.
+    lost = (scaled - rounded)[0, 0, 0]
+    shift += jnp.dot(mean, lost, precision=jax.lax.Precision.HIGHEST)
+    y = conv.convolved(x, rounded)
+    return (y + jnp.tile(shift[0], conv.steps)).astype(bn.dtype or x.dtype)
 
 
 class Mixer(nn.Module):

@@ -4,15 +4,19 @@ The maths stands once, in `conv`: a convolution over (time, height, width) with
 explicit padding and no bias. How it is computed is chosen by platform, because
 the choice is worth a factor of two either way and, for one gradient, of eighty:
 
-* `direct` is XLA's own 3D convolution, the form for TPU and GPU.
+* `direct` is XLA's own 3D convolution, the form for GPUs.
+* `lanes` is the form for TPUs: direct convolutions too, but a network puts two
+  steps of its narrow layers beside each other (lanes.py) and takes statistics
+  of what is expanded before it is (`norm.product_moments`). A training step of
+  P3D-63 moves a third of the bytes then (v5e, by its compiler).
 * `folded` is 2D convolutions, the form for CPUs: 1x3x3 is one of (height,
   width) planes, 3x1x1 one of (time, pixels) planes, 3x3x3 three of them added,
   and 1x1x1 a matrix product. XLA's CPU backend computes the filter gradient of
   a 3D convolution naively: the stem's takes 23 s for two clips of 16x160x160,
   folded 0.1 s (two cores).
 
-The forms agree in values and in every derivative (tests/models/test_convs.py);
-neither uses a custom gradient, so jvp, vjp and vmap all work.
+The forms agree in values and in every derivative (tests/models/test_convs.py,
+test_lanes.py); none has a custom gradient, so jvp, vjp and vmap all work.
 `python -m experiments.benchmarks.convs` measures them; `compiler_options` has
 XLA compute the planes as fast as it can.
 """
@@ -32,9 +36,11 @@ import jax.numpy as jnp
 import jaxlib
 from jax import lax
 
+from p3d_jax.models import lanes
+
 Array = jax.Array
 Initializer = Callable[..., Any]
-Form = Literal["direct", "folded"]
+Form = Literal["direct", "folded", "lanes"]
 Triple = tuple[int, int, int]
 
 _LAYOUT = ("NDHWC", "DHWIO", "NDHWC")
@@ -48,15 +54,18 @@ _FEW_PIXELS = 16
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-FORMS = ("direct", "folded")
+FORMS = ("direct", "folded", "lanes")
 _forced: contextvars.ContextVar[Form | None] = contextvars.ContextVar(
   "form of convolutions", default=None
 )
 
 
+_FORM_OF: dict[str, Form] = {"cpu": "folded", "tpu": "lanes"}
+
+
 def form_of(platform: str) -> Form:
   """Returns the fastest form on a platform ("cpu", "gpu", "tpu")."""
-  return "folded" if platform == "cpu" else "direct"
+  return _FORM_OF.get(platform, "direct")
 
 
 def default_form() -> Form:
@@ -112,7 +121,7 @@ def forced(form: Form) -> Iterator[None]:
   stays as it was: trace a function of your own.
 
   Args:
-    form: "direct" or "folded".
+    form: a row of FORMS.
 
   Raises:
     ValueError: if it is no form.
@@ -127,7 +136,7 @@ def forced(form: Form) -> Iterator[None]:
 
 def _check_form(form: str) -> None:
   if form not in FORMS:
-    raise ValueError(f"form is {form!r}: it must be 'direct' or 'folded'")
+    raise ValueError(f"form is {form!r}: it must be one of {', '.join(FORMS)}")
 
 
 def conv(
@@ -147,7 +156,8 @@ def conv(
     strides: (time, height, width), in steps and pixels.
     padding: (time, height, width), in steps and pixels, at each end.
     precision: of the products, as in `jax.lax.Precision`.
-    form: "direct" or "folded"; None takes the platform's `default_form`.
+    form: "folded" or another, which is direct; None takes the platform's
+      `default_form`.
 
   Returns:
     (batch, time', height', width', out).
@@ -293,6 +303,7 @@ class Conv(nn.Module):
     dtype: of the computation; None takes the promoted type of the inputs.
     param_dtype: of the kernel.
     precision: of the products, as in `jax.lax.Precision`.
+    steps: that stand beside each other in the channels, see lanes.py.
   """
 
   features: int
@@ -302,15 +313,25 @@ class Conv(nn.Module):
   dtype: Any = None
   param_dtype: Any = jnp.float32
   precision: Any = None
+  steps: int = 1
 
-  @nn.compact
   def __call__(self, x: Array) -> Array:
     """Returns the clips, convolved."""
-    shape = (*self.taps, x.shape[-1], self.features)
-    kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+    return self.convolved(x, self.weights(x.shape[-1] // self.steps))
+
+  @nn.compact
+  def weights(self, channels: int) -> Array:
+    """Returns the kernel (time, height, width, channels, features)."""
+    shape = (*self.taps, channels, self.features)
+    return self.param("kernel", self.kernel_init, shape, self.param_dtype)
+
+  def convolved(self, x: Array, kernel: Array) -> Array:
+    """Returns the clips, convolved with a kernel of this one's shape."""
     x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
     strides: Triple = tuple(self.strides)  # type: ignore[assignment]
     time, height, width = self.taps
+    if self.steps > 1:
+      kernel = lanes.fold_kernel(kernel)
     return conv(
       x,
       kernel,

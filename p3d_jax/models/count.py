@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from p3d_jax.models import convs, zoo
 from p3d_jax.models import schedule as schedules
-from p3d_jax.models import zoo
 
 
 class Count(NamedTuple):
@@ -45,7 +45,8 @@ def count(
     name: sum(leaf.size for leaf in jax.tree.leaves(tree))
     for name, tree in variables.items()
   }
-  jaxpr = jax.make_jaxpr(module.apply)(variables, x)
+  with convs.forced("direct"):  # others add zeros, or leave padding out
+    jaxpr = jax.make_jaxpr(lambda *given: module.apply(*given))(variables, x)
   work = sum(_multiply_adds(e) for e in _equations(jaxpr.jaxpr))
   return Count(sizes.get("params", 0), sizes.get("batch_stats", 0), work)
 

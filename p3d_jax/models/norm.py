@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -33,6 +35,7 @@ class BatchNorm(nn.Module):
       batch); None takes the whole batch. The moving average then takes the
       mean of the groups' means and variances.
     dtype: of the result; None keeps the type of the input.
+    steps: that stand beside each other in the channels, see lanes.py.
   """
 
   use_running_average: bool = False
@@ -40,33 +43,73 @@ class BatchNorm(nn.Module):
   epsilon: float = 1e-5
   group: int | None = None
   dtype: Any = None
+  steps: int = 1
 
-  @nn.compact
   def __call__(self, x: Array) -> Array:
     """Normalises x (batch, ..., channels).
 
     Raises:
       ValueError: if the batch is not a multiple of `group`.
     """
-    channels = (x.shape[-1],)
+    moments = functools.partial(self.moments, x)
+    return self.scaled(x, *self.affine(x, moments))
+
+  def moments(self, x: Array, groups: int = 1) -> tuple[Array, Array]:
+    """Returns means and biased variances, each (groups, channels)."""
+    mean, var = _moments(x.reshape(groups, -1, *x.shape[1:]))
+    if self.steps == 1:
+      return mean, var
+    beside = (y.reshape(groups, self.steps, -1) for y in (mean, var))
+    return together(*(y.swapaxes(0, 1) for y in beside))
+
+  @nn.compact
+  def affine(
+    self,
+    x: jax.ShapeDtypeStruct | Array,
+    moments: Callable[[int], tuple[Array, Array]],
+  ) -> tuple[Array, Array]:
+    """Returns what channels are multiplied by, and what is added then.
+
+    Args:
+      x: what is normalised, (batch, ..., channels); its shape and type.
+      moments: gives the live means and biased variances, each (groups,
+        channels); called with the number of groups.
+
+    Returns:
+      Gain and shift, each (groups, channels).
+
+    Raises:
+      ValueError: if the batch is not a multiple of `group`.
+    """
+    channels = (x.shape[-1] // self.steps,)
     scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
     ones, zeros = jnp.ones, jnp.zeros
     mean = self.variable("batch_stats", "mean", zeros, channels, jnp.float32)
     var = self.variable("batch_stats", "var", ones, channels, jnp.float32)
     if self.use_running_average or self.is_initializing():
-      return self._normalize(x, mean.value, var.value, scale, bias)
-    groups = self._groups(x.shape[0])
-    grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-    live_mean, live_var = _moments(grouped)
+      kind = _at_least_float32(x)
+      still = (y[None].astype(kind) for y in (mean.value, var.value))
+      return gain_and_shift(*still, scale.astype(kind), bias, self.epsilon)
+    live_mean, live_var = moments(self._groups(x.shape[0]))
     keep = self.momentum
     new_mean = keep * mean.value + (1 - keep) * live_mean.mean(0)
     new_var = keep * var.value + (1 - keep) * live_var.mean(0)
     mean.value = new_mean.astype(jnp.float32)
     var.value = new_var.astype(jnp.float32)
-    shape = (groups,) + (1,) * (x.ndim - 1) + channels
-    live_mean, live_var = live_mean.reshape(shape), live_var.reshape(shape)
-    y = self._normalize(grouped, live_mean, live_var, scale, bias)
+    scale = scale.astype(live_var.dtype)
+    return gain_and_shift(live_mean, live_var, scale, bias, self.epsilon)
+
+  def scaled(self, x: Array, gain: Array, shift: Array) -> Array:
+    """Multiplies and adds, each group of clips by its own row."""
+    # One multiply and one add an element; the rest is per channel.
+    groups = len(gain)
+    shape = (groups,) + (1,) * (x.ndim - 1) + x.shape[-1:]
+    gain, shift = (
+      jnp.tile(y, self.steps).reshape(shape) for y in (gain, shift)
+    )
+    grouped = x.reshape(groups, -1, *x.shape[1:])
+    y = (grouped * gain + shift).astype(self.dtype or x.dtype)
     return y.reshape(x.shape)
 
   def _groups(self, batch: int) -> int:
@@ -79,15 +122,6 @@ class BatchNorm(nn.Module):
       )
     return batch // self.group
 
-  def _normalize(
-    self, x: Array, mean: Array, var: Array, scale: Array, bias: Array
-  ) -> Array:
-    # One multiply and one add an element; the rest is per channel.
-    kind = _at_least_float32(x)
-    mean, var, scale = (y.astype(kind) for y in (mean, var, scale))
-    gain, shift = gain_and_shift(mean, var, scale, bias, self.epsilon)
-    return (x * gain + shift).astype(self.dtype or x.dtype)
-
 
 def gain_and_shift(
   mean: Array, var: Array, scale: Array, bias: Array, epsilon: float
@@ -97,8 +131,62 @@ def gain_and_shift(
   return gain, bias - mean * gain
 
 
-def _at_least_float32(x: Array) -> Any:
+def _at_least_float32(x: jax.ShapeDtypeStruct | Array) -> Any:
   return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def product_moments(
+  x: Array, kernel: Array, steps: int = 1, precision: Any = None
+) -> tuple[Array, Array, Array]:
+  """Moments of the product of x with a kernel, without the product.
+
+  Its mean is the product of the mean, its variances are the kernel's quadratic
+  forms of the covariance. So what is wide need not be read for its statistics.
+
+  Args:
+    x: (batch, ..., steps in).
+    kernel: (in, out).
+    steps: that stand beside each other in the channels.
+    precision: of the products over the batch.
+
+  Returns:
+    The mean (in,) of x, and mean and biased variance (1, out) of the product.
+  """
+  kind, axes = _at_least_float32(x), tuple(range(x.ndim - 1))
+  mean = x.astype(kind).mean(axes)
+  # As in `_moments`.
+  near = lax.stop_gradient(mean)
+  far = (x.astype(kind) - near).astype(x.dtype)
+  square = lax.dot_general(
+    far,
+    far,
+    ((axes, axes), ((), ())),
+    precision=precision,
+    preferred_element_type=kind,
+  ) / (x.size // x.shape[-1])
+  square -= jnp.outer(mean - near, mean - near)
+  # The covariance of each step, then of all of them.
+  size = x.shape[-1] // steps
+  mean = mean.reshape(steps, size)
+  square = jnp.stack(
+    [square[i : i + size, i : i + size] for i in range(0, steps * size, size)]
+  ).mean(0)
+  between = mean - mean.mean(0)
+  mean, kernel = mean.mean(0), kernel.astype(kind)
+  exact = functools.partial(jnp.dot, precision=lax.Precision.HIGHEST)
+  square += exact(between.T, between) / steps
+  var = jnp.sum(kernel * exact(square, kernel), axis=0)
+  return mean, exact(mean, kernel)[None], jnp.maximum(var, 0)[None]
+
+
+def together(means: Array, variances: Array) -> tuple[Array, Array]:
+  """Mean and variance of the union of parts of one size.
+
+  Args:
+    means: (parts, ...).
+    variances: (parts, ...), biased.
+  """
+  return means.mean(0), variances.mean(0) + means.var(0)
 
 
 def _moments(x: Array) -> tuple[Array, Array]:

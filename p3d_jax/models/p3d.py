@@ -15,40 +15,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from p3d_jax.models import blocks, convs, pools, schedule
+from p3d_jax.models import blocks, convs, lanes, pools, schedule
 from p3d_jax.models.norm import BatchNorm
+from p3d_jax.models.stem import Stem
 
 Array = jax.Array
 
 MIN_SIZE = 32  # pixels: the five halvings of height and width
 FREEZE_NORM = ("none", "all_but_first", "all")
 DTYPES = ("float32", "bfloat16", "float64")  # the last is for tests
-
-
-class Stem(nn.Module):
-  """1x7x7 convolution of stride 2, batch norm, relu, max pool 2x3x3.
-
-  Maps (batch, time, height, width, in) to (batch, ceil(time / 2),
-  height / 4, width / 4, width), the last two rounded up in ceil mode.
-
-  Attributes:
-    width: number of output channels.
-    pool: "ceil" or "padded", a row of `pools.STEM_POOLS`.
-    parts: what the blocks share.
-  """
-
-  width: int = 64
-  pool: str = "ceil"
-  parts: blocks.Parts = blocks.Parts()
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Returns the clips at a quarter of their size and half of their steps."""
-    x = self.parts.conv(
-      convs.Conv, features=self.width, taps=(1, 7, 7), strides=(1, 2, 2)
-    )(x)
-    x = self.parts.activation(self.parts.norm(name="bn")(x))
-    return pools.stem_pool(x, self.pool)
 
 
 class Stage(nn.Module):
@@ -229,24 +204,27 @@ class P3D(nn.Module):
     """
     check_clips(clips)
     check_endpoints(endpoints, self.stages, self.num_classes)
-    found = {}
-    x = clips.astype(self.dtype)
+    found: dict[str, Array] = {}
+    x, steps = clips.astype(self.dtype), self._steps(clips)
     x = Stem(
-      self.width, self.stem_pool, self._parts(train, first=True), name="stem"
+      self.width,
+      self.stem_pool,
+      self._parts(train, first=True, steps=steps),
+      name="stem",
     )(x)
-    found["stem"] = x
-    block = self._block(train)
+    found |= _unfolded({"stem": x}, steps)
     laid = schedule.letters(self.schedule, self.stages)
     for i, letters in enumerate(laid):
-      name = f"res{i + 2}"
+      name, block = f"res{i + 2}", self._block(train, steps)
       stage = Stage(letters, self.width << i, 2 if i else 1, block, name=name)
       if self.on_stage is not None:
         x = self.on_stage(name, x)
       x, outputs = stage(x)
-      found |= {f"{name}/{key}": value for key, value in outputs.items()}
-      found[name] = x
+      outputs = {f"{name}/{key}": value for key, value in outputs.items()}
+      found |= _unfolded(outputs | {name: x}, steps)
       if i < 3:
-        x = pools.temporal_pool(x)
+        x = pools.temporal_pool(x, steps)
+      steps = 1  # the other stages are wide enough
     # res5 runs on each step that is left; the mean is over steps and pixels.
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     x = found["pool5"] = x.mean((1, 2, 3))
@@ -261,7 +239,17 @@ class P3D(nn.Module):
       found |= {"logits": x, "prob": jax.nn.softmax(x)}
     return (x, {name: found[name] for name in endpoints}) if endpoints else x
 
-  def _parts(self, train: bool, first: bool = False) -> blocks.Parts:
+  def _steps(self, clips: Array) -> int:
+    """Steps beside each other in the stem and in res2, see lanes.py."""
+    # The stem is normalised after its pool: known to be the same of these.
+    known = self.norm is BatchNorm and self.activation is nn.relu
+    if convs.default_form() != "lanes" or self.is_initializing() or not known:
+      return 1
+    return lanes.STEPS if lanes.fit(clips, self.width) else 1
+
+  def _parts(
+    self, train: bool, first: bool = False, steps: int = 1
+  ) -> blocks.Parts:
     frozen = self.freeze_norm == "all" or (
       self.freeze_norm == "all_but_first" and not first
     )
@@ -274,6 +262,8 @@ class P3D(nn.Module):
     )
     if self.norm_group is not None:
       norm = functools.partial(norm, group=self.norm_group)
+    if steps > 1:
+      norm = functools.partial(norm, steps=steps)
     return blocks.Parts(
       norm=norm,
       activation=self.activation,
@@ -281,16 +271,23 @@ class P3D(nn.Module):
       temporal_init=self.temporal_init,
       dtype=self.dtype,
       precision=self.precision,
+      steps=steps,
     )
 
-  def _block(self, train: bool) -> Callable[..., nn.Module]:
+  def _block(self, train: bool, steps: int) -> Callable[..., nn.Module]:
     block = nn.remat(blocks.Bottleneck) if self.remat else blocks.Bottleneck
     return functools.partial(
       block,
       rule=self.rule,
       reduce_stride=self.reduce_stride,
-      parts=self._parts(train),
+      parts=self._parts(train, steps=steps),
     )
+
+
+def _unfolded(outputs: dict[str, Array], steps: int) -> dict[str, Array]:
+  if steps == 1:
+    return outputs
+  return {name: lanes.unfold(value) for name, value in outputs.items()}
 
 
 def abstract_variables(module: P3D, channels: int) -> Any:

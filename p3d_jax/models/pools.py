@@ -39,7 +39,7 @@ def max_pool(
     `x` with `axis` of length ceil((n - window) / stride) + 1 (at least 1) in
     ceil mode, floor((n + 2 pad - window) / stride) + 1 with padding.
   """
-  if convs.default_form() == "direct":
+  if convs.default_form() != "folded":
     return _box(x, stride, {axis: (window, pad)})
   before, after, out = _ends(x.shape[axis], window, stride, pad)
   if before or after:
@@ -63,6 +63,12 @@ def _ends(
   else:
     before, out = pad, (n + 2 * pad - window) // stride + 1
   return before, max((out - 1) * stride + window - n - before, 0), out
+
+
+def plane_pool(first: Array, second: Array, alignment: str) -> Array:
+  """`stem_pool` of two frames: planes (batch, height, width, channels)."""
+  pad = STEM_POOLS[alignment]
+  return _box(_larger(first, second), 2, {1: (3, pad), 2: (3, pad)})
 
 
 def _box(
@@ -93,9 +99,19 @@ def _larger_jvp(
   return _larger(a, b), jnp.where(a >= b, da, db)
 
 
-def temporal_pool(x: Array) -> Array:
-  """Halves the steps: max 2x1x1, stride 2, ceil mode; (batch, time, ...)."""
-  return max_pool(x, 2, 2, axis=1)
+def temporal_pool(x: Array, steps: int = 1) -> Array:
+  """Halves the steps: max 2x1x1, stride 2, ceil mode.
+
+  Args:
+    x: (batch, time, ..., channels).
+    steps: 2 of folded clips (lanes.py), whose pairs of steps are windows.
+
+  Returns:
+    (batch, ceil(time / 2), ..., channels), not folded.
+  """
+  if steps == 1:
+    return max_pool(x, 2, 2, axis=1)
+  return _larger(*jnp.split(x, 2, axis=-1))
 
 
 STEM_POOLS = {
@@ -118,7 +134,7 @@ def stem_pool(x: Array, alignment: str) -> Array:
     (batch, ceil(time / 2), height', width', channels).
   """
   pad = STEM_POOLS[alignment]
-  if convs.default_form() == "direct":
+  if convs.default_form() != "folded":
     return _box(x, 2, {1: (2, None), 2: (3, pad), 3: (3, pad)})
   x = temporal_pool(x)
   x = max_pool(x, 3, 2, axis=2, pad=pad)

@@ -129,20 +129,29 @@ def each_video(
     hosts=shares,
     reading=reading,
   )
+  # The devices compute a batch while the last one's results are fetched, kept
+  # and written, and the next clips are brought.
+  under_way: tuple[pipeline.Batch, Any] | None = None
   with contextlib.closing(batches):
     for rows in batches:
       clips = sharding.put({"clips": rows.pop("clips")}, mesh)["clips"]
       rows["notice"] = np.full(len(rows["video"]), notice(), np.int32)
       said = _gathered(rows, mesh)
-      if said["notice"].any():
+      preempted = said["notice"].any()
+      outputs = None if preempted else step(variables, clips)
+      if under_way is not None:
+        yield _kept(*under_way)
+      if preempted:
         raise PreemptedError("preempted")
-      found = _kept(said, step(variables, clips))
-      current().beat(f"video {int(said['video'].max()) + 1}")
-      yield found
+      under_way = said, outputs
+  if under_way is not None:
+    yield _kept(*under_way)
 
 
 def _kept(rows: pipeline.Batch, outputs: Any) -> Rows:
-  """Leaves out what fills up the last batch."""
+  """Waits for a batch, and leaves out what fills up the last one."""
+  outputs = jax.tree.map(np.asarray, outputs)
+  current().beat(f"video {int(rows['video'].max()) + 1}")
   real = rows["video"] >= 0
   return Rows(
     index=rows["video"][real],
@@ -150,12 +159,14 @@ def _kept(rows: pipeline.Batch, outputs: Any) -> Rows:
     times=rows["times"][real],
     sources=tuple(rows["source"][real].tolist()),
     problems=tuple(rows["problem"][real].tolist()),
-    outputs=jax.tree.map(lambda x: np.asarray(x)[real], outputs),
+    outputs=jax.tree.map(lambda x: x[real], outputs),
   )
 
 
 def _gathered(rows: pipeline.Batch, mesh: Mesh) -> pipeline.Batch:
   """Returns the rows of all hosts, whole on each."""
+  if jax.process_count() == 1:
+    return rows  # nobody to ask, nor to wait for the devices
   placed = sharding.put(_coded(rows), mesh)
   kinds = [(name, x.shape, x.dtype.name) for name, x in placed.items()]
   return _decoded(_gather(mesh, tuple(kinds))(placed))

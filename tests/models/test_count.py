@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from p3d_jax.models import convs
+from p3d_jax.models import convs, zoo
 from p3d_jax.models.count import count
 from p3d_jax.models.norm import BatchNorm
 
@@ -34,6 +34,14 @@ def test_by_hand():
 
 def test_batch_multiplies_the_work_alone():
   assert count(Small(), (3, 4, 6, 10, 3)) == (PARAMETERS, 16, 3 * WORK)
+
+
+def test_zeros_of_folded_kernels_are_no_work():
+  module = zoo.build(None, width=8, stages=(1, 1, 1, 1), num_classes=5)
+  shape = (1, 8, 32, 32, 3)
+  found = count(module, shape)
+  with convs.forced("lanes"):
+    assert count(module, shape) == found
 
 
 def test_inside_remat():

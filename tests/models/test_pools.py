@@ -79,6 +79,17 @@ def test_padded_pool_is_ceil_mode_in_time():
   np.testing.assert_array_equal(found[:, 2:], expected)
 
 
+@pytest.mark.parametrize("alignment", pools.STEM_POOLS)
+def test_pools_of_folded_clips(alignment):
+  """Pairs of steps in the channels, and frames that are pooled in pairs."""
+  x = clips(2, 4, 9, 6, 3)
+  pairs = np.concatenate([x[:, ::2], x[:, 1::2]], axis=-1)
+  found = pools.temporal_pool(jnp.asarray(pairs), steps=2)
+  np.testing.assert_array_equal(found, temporal_pool(x))
+  found = pools.plane_pool(*jnp.asarray(x[:, :2]).swapaxes(0, 1), alignment)
+  np.testing.assert_array_equal(found, stem_pool(x[:, :2], alignment)[:, 0])
+
+
 @pytest.mark.parametrize(
   ("alignment", "expected"),
   [

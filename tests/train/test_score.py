@@ -1,8 +1,10 @@
 """Scoring: what is compiled, how often, and on which variables."""
 
+import itertools
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -12,9 +14,10 @@ import pytest
 
 from p3d_jax.data.clips import Views
 from p3d_jax.data.sets import open_set
+from p3d_jax.hosts.ends import PreemptedError
 from p3d_jax.models.p3d import P3D
-from p3d_jax.train import score, sharding
-from p3d_jax.train.score import Scorer
+from p3d_jax.train import sharding
+from p3d_jax.train.score import Scorer, each_video
 from tests import small
 
 # Float32 products in another order, through five stages, of scores in 0..1.
@@ -74,7 +77,6 @@ def test_a_second_evaluation_compiles_nothing(
   module = small.network()
   videos = open_set(small.dataset(), "test")
   scorer = scorer_of(module)
-  score._gather.cache_clear()  # of tests before this one
 
   def compiled(seed: int) -> list[str]:
     variables = small.variables(module, seed)
@@ -87,9 +89,51 @@ def test_a_second_evaluation_compiles_nothing(
   first = compiled(0)
   assert any("eval_step" in line for line in first), first
   assert compiled(1) == []
-  # Not of this scorer alone: a process has one mesh.
-  scorer = scorer_of(module)
-  assert len(compiled(2)) == len(first) - 1
+
+
+def followed(notices: Iterable[bool]) -> tuple[list[str], list[int]]:
+  """What happens in which order, two videos a batch, and the videos kept."""
+  events, kept, said = [], [], iter(notices)
+
+  def step(variables: Any, clips: jax.Array) -> jax.Array:
+    del variables
+    events.append("begin")
+    return clips.mean((1, 2, 3, 4, 5))
+
+  batches = each_video(
+    step,
+    {},
+    open_set(small.dataset(), "test"),
+    small.PREPROCESSING,
+    views=Views(1),
+    batch=2,
+    mesh=sharding.mesh(),
+    notice=lambda: next(said),
+  )
+  try:
+    for rows in batches:
+      events.append("kept")
+      kept += rows.index.tolist()
+  except PreemptedError:
+    events.append("preempted")
+  return events, kept
+
+
+def test_the_next_batch_is_under_way_while_one_is_kept() -> None:
+  count = len(open_set(small.dataset(), "test"))
+  assert count > 4
+  batches = -(-count // 2)
+  events, kept = followed(itertools.repeat(False))
+  pairs = ["begin", "kept"] * (batches - 1)
+  assert events == ["begin", *pairs, "kept"]
+  assert kept == list(range(count))
+
+
+def test_at_a_notice_what_is_under_way_is_kept() -> None:
+  events, kept = followed([False, False, True])
+  assert events == ["begin", "begin", "kept", "kept", "preempted"]
+  assert kept == [0, 1, 2, 3]
+  assert followed([True]) == (["preempted"], [])
 
 
 SPLIT = """
