@@ -89,7 +89,7 @@ class BatchNorm(nn.Module):
     var = self.variable("batch_stats", "var", ones, channels, jnp.float32)
     if self.use_running_average or self.is_initializing():
       kind = _at_least_float32(x)
-      still = (y[None].astype(kind) for y in (mean.value, var.value))
+      still = mean.value[None].astype(kind), var.value[None].astype(kind)
       return gain_and_shift(*still, scale.astype(kind), bias, self.epsilon)
     live_mean, live_var = moments(self._groups(x.shape[0]))
     keep = self.momentum

@@ -64,13 +64,13 @@ class Stem(nn.Module):
       dimension_numbers=("NCHW", "HWIO", "NHWC"),
       precision=conv.precision,
     )
-    frames = [convolve(planes) for planes in lanes.stem_clips(x)]
-    x = pools.plane_pool(*frames, self.pool)
+    first, second = map(convolve, lanes.stem_clips(x))
+    x = pools.plane_pool(first, second, self.pool)
     x = x.reshape(batch, time // 4, *x.shape[1:])
 
     def moments(groups: int) -> tuple[Array, Array]:
       """Of what was pooled, turned back."""
-      clips = (y.reshape(batch, -1, *y.shape[1:]) for y in frames)
+      clips = (y.reshape(batch, -1, *y.shape[1:]) for y in (first, second))
       both = zip(*(bn.moments(y, groups) for y in clips), strict=True)
       mean, var = norm.together(*map(jnp.stack, both))
       return sign * mean, var
