@@ -149,29 +149,29 @@ class ConvNorm(nn.Module):
       and self.features >= 4 * size
       and size <= _EXPANDED
       and isinstance(bn, norm.BatchNorm)
-      and not (bn.use_running_average or bn.is_initializing())
-      and bn.group in (None, x.shape[0])
+      and bn.live
+      # Kernels of several groups' gains would take as many products: slower.
+      and bn.groups(x.shape[0]) == 1
     )
 
   def _product(self, conv: convs.Conv, bn: Any, x: Array) -> Array:
     """The same; the gain is in the kernel, and the wide result is read once."""
-    kernel = conv.weights(x.shape[-1] // conv.steps)
+    steps, dtype = conv.steps, conv.dtype or x.dtype
+    kernel = conv.weights(x.shape[-1] // steps)
     # Once: its gradients are added in the type that it is used in.
-    kernel = kernel.astype(jnp.promote_types(x.dtype, jnp.float32))
-    mean, *moments = norm.product_moments(
-      x, kernel[0, 0, 0], conv.steps, precision=conv.precision
+    kernel = kernel.astype(jnp.promote_types(dtype, jnp.float32))
+    mean, moments = norm.product_moments(
+      x.astype(dtype), kernel[0, 0, 0], steps, conv.precision
     )
-    wide = jax.ShapeDtypeStruct(
-      (*x.shape[:-1], conv.steps * self.features), x.dtype
-    )
-    gain, shift = bn.affine(wide, lambda _: moments)
+    wide = jax.ShapeDtypeStruct((*x.shape[:-1], steps * self.features), dtype)
+    gain, shift = bn.affine(wide, norm.Moments(*(y[None] for y in moments)))
     scaled = kernel * gain[0]
-    rounded = scaled.astype(x.dtype)
+    rounded = scaled.astype(dtype)
     # What is added makes the mean what it must be, with the rounded kernel.
     lost = (scaled - rounded)[0, 0, 0]
     shift += jnp.dot(mean, lost, precision=jax.lax.Precision.HIGHEST)
-    y = conv.convolved(x, rounded)
-    return (y + jnp.tile(shift[0], conv.steps)).astype(bn.dtype or x.dtype)
+    y = conv.convolved(x, rounded) + jnp.tile(shift[0], steps)
+    return y.astype(bn.dtype or dtype)
 
 
 class Mixer(nn.Module):

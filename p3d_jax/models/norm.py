@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,6 +11,18 @@ import jax.numpy as jnp
 from jax import lax
 
 Array = jax.Array
+
+
+class Moments(NamedTuple):
+  """Statistics of channels.
+
+  Attributes:
+    mean: (groups, channels).
+    var: the biased variance, alike.
+  """
+
+  mean: Array
+  var: Array
 
 
 class BatchNorm(nn.Module):
@@ -51,35 +62,50 @@ class BatchNorm(nn.Module):
     Raises:
       ValueError: if the batch is not a multiple of `group`.
     """
-    moments = functools.partial(self.moments, x)
+    moments = self.moments(x) if self.live else None
     return self.scaled(x, *self.affine(x, moments))
 
-  def moments(self, x: Array, groups: int = 1) -> tuple[Array, Array]:
-    """Returns means and biased variances, each (groups, channels)."""
-    mean, var = _moments(x.reshape(groups, -1, *x.shape[1:]))
+  @property
+  def live(self) -> bool:
+    """Whether it takes the statistics of the batch."""
+    return not (self.use_running_average or self.is_initializing())
+
+  def groups(self, batch: int) -> int:
+    """Returns how many groups of clips have statistics of their own.
+
+    Raises:
+      ValueError: if the batch is not a multiple of `group`.
+    """
+    if self.group is None:
+      return 1
+    if self.group < 1 or batch % self.group:
+      raise ValueError(
+        f"norm_group is {self.group}: the batch of {batch} clips must be a "
+        "multiple of it"
+      )
+    return batch // self.group
+
+  def moments(self, x: Array) -> Moments:
+    """Returns means and biased variances of x (batch, ..., channels)."""
+    groups = self.groups(x.shape[0])
+    moments = _moments(x.reshape(groups, -1, *x.shape[1:]))
     if self.steps == 1:
-      return mean, var
-    beside = (y.reshape(groups, self.steps, -1) for y in (mean, var))
+      return moments
+    beside = (y.reshape(groups, self.steps, -1) for y in moments)
     return together(*(y.swapaxes(0, 1) for y in beside))
 
   @nn.compact
   def affine(
-    self,
-    x: jax.ShapeDtypeStruct | Array,
-    moments: Callable[[int], tuple[Array, Array]],
+    self, x: jax.ShapeDtypeStruct | Array, moments: Moments | None
   ) -> tuple[Array, Array]:
     """Returns what channels are multiplied by, and what is added then.
 
     Args:
-      x: what is normalised, (batch, ..., channels); its shape and type.
-      moments: gives the live means and biased variances, each (groups,
-        channels); called with the number of groups.
+      x: what is normalised, (batch, ..., channels): its shape and type.
+      moments: of it, if it is `live`.
 
     Returns:
-      Gain and shift, each (groups, channels).
-
-    Raises:
-      ValueError: if the batch is not a multiple of `group`.
+      Gain and shift, each (groups, channels), or (1, channels).
     """
     channels = (x.shape[-1] // self.steps,)
     scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
@@ -87,11 +113,11 @@ class BatchNorm(nn.Module):
     ones, zeros = jnp.ones, jnp.zeros
     mean = self.variable("batch_stats", "mean", zeros, channels, jnp.float32)
     var = self.variable("batch_stats", "var", ones, channels, jnp.float32)
-    if self.use_running_average or self.is_initializing():
+    if moments is None:
       kind = _at_least_float32(x)
       still = mean.value[None].astype(kind), var.value[None].astype(kind)
       return gain_and_shift(*still, scale.astype(kind), bias, self.epsilon)
-    live_mean, live_var = moments(self._groups(x.shape[0]))
+    live_mean, live_var = moments
     keep = self.momentum
     new_mean = keep * mean.value + (1 - keep) * live_mean.mean(0)
     new_var = keep * var.value + (1 - keep) * live_var.mean(0)
@@ -112,16 +138,6 @@ class BatchNorm(nn.Module):
     y = (grouped * gain + shift).astype(self.dtype or x.dtype)
     return y.reshape(x.shape)
 
-  def _groups(self, batch: int) -> int:
-    if self.group is None:
-      return 1
-    if self.group < 1 or batch % self.group:
-      raise ValueError(
-        f"norm_group is {self.group}: the batch of {batch} clips must be a "
-        "multiple of it"
-      )
-    return batch // self.group
-
 
 def gain_and_shift(
   mean: Array, var: Array, scale: Array, bias: Array, epsilon: float
@@ -137,7 +153,7 @@ def _at_least_float32(x: jax.ShapeDtypeStruct | Array) -> Any:
 
 def product_moments(
   x: Array, kernel: Array, steps: int = 1, precision: Any = None
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Moments]:
   """Moments of the product of x with a kernel, without the product.
 
   Its mean is the product of the mean, its variances are the kernel's quadratic
@@ -150,7 +166,7 @@ def product_moments(
     precision: of the products over the batch.
 
   Returns:
-    The mean (in,) of x, and mean and biased variance (1, out) of the product.
+    The mean (in,) of x, and the moments (out,) of the product.
   """
   kind, axes = _at_least_float32(x), tuple(range(x.ndim - 1))
   mean = x.astype(kind).mean(axes)
@@ -176,20 +192,20 @@ def product_moments(
   exact = functools.partial(jnp.dot, precision=lax.Precision.HIGHEST)
   square += exact(between.T, between) / steps
   var = jnp.sum(kernel * exact(square, kernel), axis=0)
-  return mean, exact(mean, kernel)[None], jnp.maximum(var, 0)[None]
+  return mean, Moments(exact(mean, kernel), jnp.maximum(var, 0))
 
 
-def together(means: Array, variances: Array) -> tuple[Array, Array]:
+def together(means: Array, variances: Array) -> Moments:
   """Mean and variance of the union of parts of one size.
 
   Args:
     means: (parts, ...).
     variances: (parts, ...), biased.
   """
-  return means.mean(0), variances.mean(0) + means.var(0)
+  return Moments(means.mean(0), variances.mean(0) + means.var(0))
 
 
-def _moments(x: Array) -> tuple[Array, Array]:
+def _moments(x: Array) -> Moments:
   """Mean and biased variance per group and channel of (group, ..., channels).
 
   The variance is the mean square of the distances from the mean: a second pass
@@ -206,4 +222,4 @@ def _moments(x: Array) -> tuple[Array, Array]:
   near = lax.stop_gradient(mean)
   square = jnp.square(x - near).mean(axes, keepdims=True)
   var = square - jnp.square(mean - near)
-  return mean.squeeze(axes), var.squeeze(axes)
+  return Moments(mean.squeeze(axes), var.squeeze(axes))

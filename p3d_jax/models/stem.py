@@ -67,13 +67,11 @@ class Stem(nn.Module):
     first, second = map(convolve, lanes.stem_clips(x))
     x = pools.plane_pool(first, second, self.pool)
     x = x.reshape(batch, time // 4, *x.shape[1:])
-
-    def moments(groups: int) -> tuple[Array, Array]:
-      """Of what was pooled, turned back."""
+    moments = None
+    if bn.live:
       clips = (y.reshape(batch, -1, *y.shape[1:]) for y in (first, second))
-      both = zip(*(bn.moments(y, groups) for y in clips), strict=True)
+      both = zip(*map(bn.moments, clips), strict=True)
       mean, var = norm.together(*map(jnp.stack, both))
-      return sign * mean, var
-
+      moments = norm.Moments(sign * mean, var)
     gain, shift = bn.affine(x, moments)
     return self.parts.activation(bn.scaled(x, sign * gain, shift))

@@ -56,19 +56,19 @@ def test_moments_of_a_product(steps, offset):
   """
   x, kernel, mean, var = product(steps, offset)
   take = jax.jit(product_moments, static_argnums=2)
-  below, found_mean, found_var = take(x, kernel, steps)
+  below, (found_mean, found_var) = take(x, kernel, steps)
   np.testing.assert_allclose(
     below, np.asarray(x, np.float64).reshape(-1, 4).mean(0), rtol=1e-6
   )
-  np.testing.assert_allclose(found_mean[0], mean, atol=2e-6 * abs(mean).max())
-  np.testing.assert_allclose(found_var[0], var, atol=2e-6 * var.max())
+  np.testing.assert_allclose(found_mean, mean, atol=2e-6 * abs(mean).max())
+  np.testing.assert_allclose(found_var, var, atol=2e-6 * var.max())
 
 
 def test_variance_of_a_product_is_not_negative():
   """Of channels that cancel, rounding alone is left."""
   x = jnp.asarray(np.random.default_rng(0).normal(size=(500, 1)) * [1e3, 1e3])
   kernel = jnp.asarray([[1.0, 0.1], [-1.0, -0.1]])
-  _, _, var = jax.jit(product_moments)(x, kernel)
+  _, (_, var) = jax.jit(product_moments)(x, kernel)
   assert (np.asarray(var) >= 0).all()
 
 
