@@ -66,13 +66,15 @@ def network():
   )
 
 
-def valid_multiply_adds(form: str) -> tuple[int, int]:
+def valid_multiply_adds(
+  form: str, shape: tuple[int, ...] = CLIP
+) -> tuple[int, int]:
   """Multiply-adds of a clip that are not on padding: all, and the stem's.
 
   Counted from the shapes that jax traces, an axis at a time.
   """
   module = zoo.build(None, num_classes=CLASSES, width=4, stages=(1, 1, 1, 1))
-  clip = jax.ShapeDtypeStruct((1, *CLIP), np.float32)
+  clip = jax.ShapeDtypeStruct((1, *shape), np.float32)
   with convs.forced(form):
     variables = jax.eval_shape(module.init, jax.random.key(0), clip)
     traced = jax.make_jaxpr(lambda v, x: module.apply(v, x))(variables, clip)

@@ -26,6 +26,13 @@ from tests.pods.test_plan import (
 pytest.importorskip("libtpu", reason="the TPU's compiler compiles")
 
 CHIPS, BATCH = 4, 64
+# Nothing is folded into the lanes, as it would be of four frames, and
+# statistics are of results, as of several groups: each product is counted.
+PLAIN = (
+  f"--batch={BATCH}",
+  "--config.preprocessing.frames=6",
+  f"--config.norm.group={BATCH // CHIPS}",
+)
 
 
 @functools.cache
@@ -54,12 +61,12 @@ def script(text: str) -> dict:
 
 def training_flop() -> float:
   """Of a clip: no gradient to the pixels is asked for."""
-  whole, stem = valid_multiply_adds("direct")
+  whole, stem = valid_multiply_adds("direct", (6, *CLIP[1:]))
   return 2 * (3 * whole - stem)
 
 
 def test_flop_are_those_of_the_shapes():
-  numbers, _ = planned(f"--batch={BATCH}")
+  numbers, _ = planned(*PLAIN)
   assert numbers["parameters"] == network().parameters
   flop = numbers["gflop_a_clip"]["training"]
   assert flop * 1e9 == pytest.approx(training_flop(), rel=1e-9)
@@ -71,13 +78,24 @@ def test_flop_are_those_of_the_shapes():
   assert work["gflop"] < work["xla_gflop_loops_once"] < 1.3 * work["gflop"]
 
 
+def test_folded_layers_compute_their_zeros():
+  """The forward figure is the network's; a chip's step has the zeros too."""
+  numbers, _ = planned(f"--batch={BATCH}")
+  flop = numbers["gflop_a_clip"]
+  assert flop["forward"] == 2 * network().multiply_adds / 1e9
+  whole, stem = valid_multiply_adds("direct")
+  least = 2 * (3 * whole - stem) / 1e9
+  # Twice for two steps, and a quarter of the stem's taps is zeros.
+  assert 1.5 * least < flop["training"] < 3 * least
+
+
 def test_gradients_are_reduced_once():
   """As on CPUs, but a sum that two batch norms share is reduced once.
 
   Both ends of a shortcut with a projection have the same gradient, so the
   shifts of their batch norms do: 16 + 32 + 64 + 128 channels.
   """
-  numbers, _ = planned(f"--batch={BATCH}")
+  numbers, _ = planned(*PLAIN)
   (row,) = numbers["collectives"]
   assert (row["kind"], row["group"]) == ("all-reduce", CHIPS)
   counted = network()
