@@ -248,13 +248,13 @@ WIDE = (
   "--config.preprocessing.frames=16",
   "--config.preprocessing.resize=(182, 242)",
   "--config.preprocessing.crop=(160, 160)",
-  "--batch=2048",
+  "--batch=4096",
 )
 
 
 @pytest.mark.slow
 def test_what_does_not_fit_says_what_would():
-  """Measured: 26.4 GiB, with remat 24.1, in two parts 13.9 of 15.75."""
+  """Measured: 38.5 GiB, with remat 37.8, in two parts 15.6 of 15.75."""
   file = small.folder() / "plan.json"
   done = small.p3d_command(
     *command(file, "--topology=v5e:2x2", f"--classes={CLASSES}", *WIDE)
@@ -270,5 +270,5 @@ def test_what_does_not_fit_says_what_would():
     for one in found["tried"]
   }
   assert fits == {("model.remat",): False, ("train.accumulate",): True}
-  fits = r"  fits, 1[34]\.\d GiB a chip: --config.train.accumulate=2\n"
+  fits = r"  fits, 15\.\d GiB a chip: --config.train.accumulate=2\n"
   assert re.search(fits, done.stdout)
