@@ -161,11 +161,7 @@ class ConvNorm(nn.Module):
     # Once: its gradients are added in the type that it is used in.
     kernel = kernel.astype(jnp.promote_types(dtype, jnp.float32))
     mean, moments = norm.product_moments(
-      x.astype(dtype),
-      kernel[0, 0, 0],
-      steps,
-      one_pass=bn.one_pass(x.shape[0]),
-      precision=conv.precision,
+      x.astype(dtype), kernel[0, 0, 0], steps, conv.precision
     )
     wide = jax.ShapeDtypeStruct((*x.shape[:-1], steps * self.features), dtype)
     gain, shift = bn.affine(wide, norm.Moments(*(y[None] for y in moments)))

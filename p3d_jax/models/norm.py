@@ -10,12 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from p3d_jax.models import convs
-
 Array = jax.Array
-
-
-_MANY = 8  # clips, whose mean is near what is expected
 
 
 class Moments(NamedTuple):
@@ -67,7 +62,7 @@ class BatchNorm(nn.Module):
     Raises:
       ValueError: if the batch is not a multiple of `group`.
     """
-    moments = self.moments(x, self.near(x.shape[0])) if self.live else None
+    moments = self.moments(x) if self.live else None
     return self.scaled(x, *self.affine(x, moments))
 
   @property
@@ -90,33 +85,10 @@ class BatchNorm(nn.Module):
       )
     return batch // self.group
 
-  def one_pass(self, batch: int) -> bool:
-    """Whether one pass over so many clips gives mean and variance.
-
-    On a mesh of TPUs that is one sum over the chips instead of two that wait
-    for each other. Of few clips the mean can lie far from what is expected, so
-    that the variance would lose digits.
-    """
-    many = self.group is None and batch >= _MANY
-    return many and convs.default_form() == "lanes"
-
-  def near(self, batch: int) -> Array | None:
-    """Returns where a mean is expected, (channels,), for one pass alone."""
-    if not self.one_pass(batch):
-      return None
-    return self.get_variable("batch_stats", "mean")
-
-  def moments(self, x: Array, near: Array | None = None) -> Moments:
-    """Returns means and biased variances.
-
-    Args:
-      x: (batch, ..., channels).
-      near: the mean that is expected, (channels,), for one pass; None takes the
-        mean first.
-    """
+  def moments(self, x: Array) -> Moments:
+    """Returns means and biased variances of x (batch, ..., channels)."""
     groups = self.groups(x.shape[0])
-    near = None if near is None else jnp.tile(near, self.steps)
-    moments = _moments(x.reshape(groups, -1, *x.shape[1:]), near)
+    moments = _moments(x.reshape(groups, -1, *x.shape[1:]))
     if self.steps == 1:
       return moments
     beside = (y.reshape(groups, self.steps, -1) for y in moments)
@@ -180,12 +152,7 @@ def _at_least_float32(x: jax.ShapeDtypeStruct | Array) -> Any:
 
 
 def product_moments(
-  x: Array,
-  kernel: Array,
-  steps: int = 1,
-  *,
-  one_pass: bool = False,
-  precision: Any = None,
+  x: Array, kernel: Array, steps: int = 1, precision: Any = None
 ) -> tuple[Array, Moments]:
   """Moments of the product of x with a kernel, without the product.
 
@@ -196,7 +163,6 @@ def product_moments(
     x: (batch, ..., steps in).
     kernel: (in, out).
     steps: that stand beside each other in the channels.
-    one_pass: take the mean out afterwards, not before; see `_moments`.
     precision: of the products over the batch.
 
   Returns:
@@ -204,7 +170,8 @@ def product_moments(
   """
   kind, axes = _at_least_float32(x), tuple(range(x.ndim - 1))
   mean = x.astype(kind).mean(axes)
-  near = jnp.zeros_like(mean) if one_pass else lax.stop_gradient(mean)
+  # As in `_moments`.
+  near = lax.stop_gradient(mean)
   far = (x.astype(kind) - near).astype(x.dtype)
   square = lax.dot_general(
     far,
@@ -238,21 +205,21 @@ def together(means: Array, variances: Array) -> Moments:
   return Moments(means.mean(0), variances.mean(0) + means.var(0))
 
 
-def _moments(x: Array, near: Array | None) -> Moments:
+def _moments(x: Array) -> Moments:
   """Mean and biased variance per group and channel of (group, ..., channels).
 
-  The variance is the mean square of the distances from `near`, minus the square
-  of the mean's own. Without one it is the mean: a second pass over the
-  activations, because far from it the two share digits, which are lost (with 0
-  6.6 % of the logits in a group of one clip, against 0.5 %).
+  The variance is the mean square of the distances from the mean: a second pass
+  over the activations, because the mean square minus the square of the mean
+  loses the digits that the two share (6.6 % of the logits in a group of one
+  clip, against 0.5 %).
   """
   x = x.astype(_at_least_float32(x))
   axes = tuple(range(1, x.ndim - 1))
   mean = x.mean(axes, keepdims=True)
-  # Any constant gives the same variance and derivatives; one that is not
-  # differentiated spares the backward pass a pass. With the mean the last term
-  # is 0, and so is its derivative, but not the one after that.
-  near = lax.stop_gradient(mean if near is None else near)
+  # Any constant near the mean gives the same variance and derivatives; one that
+  # is not differentiated spares the backward pass a pass. The last term is 0,
+  # and so is its derivative, but not the one after that.
+  near = lax.stop_gradient(mean)
   square = jnp.square(x - near).mean(axes, keepdims=True)
   var = square - jnp.square(mean - near)
   return Moments(mean.squeeze(axes), var.squeeze(axes))

@@ -70,9 +70,7 @@ class Stem(nn.Module):
     moments = None
     if bn.live:
       clips = (y.reshape(batch, -1, *y.shape[1:]) for y in (first, second))
-      near = bn.near(batch)
-      near = None if near is None else sign * near
-      both = zip(*(bn.moments(y, near) for y in clips), strict=True)
+      both = zip(*map(bn.moments, clips), strict=True)
       mean, var = norm.together(*map(jnp.stack, both))
       moments = norm.Moments(sign * mean, var)
     gain, shift = bn.affine(x, moments)
