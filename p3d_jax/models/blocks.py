@@ -63,11 +63,6 @@ RULES: dict[str, dict[str, Join]] = {
 }
 
 
-# Channels of what is expanded, up to which a TPU moves fewer bytes with
-# statistics of `norm.product_moments` (res2 to res4).
-_EXPANDED = 256
-
-
 def join_of(rule: str, letter: str) -> Join:
   """Returns the row of a rule for block B or C.
 
@@ -142,23 +137,25 @@ class ConvNorm(nn.Module):
   def _expands(self, bn: Any, x: Array) -> bool:
     """Whether statistics are cheaper of what is expanded than of the result."""
     size = x.shape[-1] // self.parts.steps
+    wider = self.features >= 4 * size and size <= _MOST_EXPANDED
     return (
       convs.default_form() == "lanes"
       and self.conv is convs.PointConv
       and self.stride == 1
-      and self.features >= 4 * size
-      and size <= _EXPANDED
-      and isinstance(bn, norm.BatchNorm)
+      and wider
+      and type(bn) is norm.BatchNorm  # what another computes is not known
       and bn.live
-      # Kernels of several groups' gains would take as many products: slower.
+      # Each group's gain would need a product of its own: slower.
       and bn.groups(x.shape[0]) == 1
+      and _multiplies_exactly(self.parts, x)
     )
 
   def _product(self, conv: convs.Conv, bn: Any, x: Array) -> Array:
     """The same; the gain is in the kernel, and the wide result is read once."""
     steps, dtype = conv.steps, conv.dtype or x.dtype
     kernel = conv.weights(x.shape[-1] // steps)
-    # Once: its gradients are added in the type that it is used in.
+    # It is used three times. Converted once, its three gradients are added
+    # before they are rounded to the parameter's type.
     kernel = kernel.astype(jnp.promote_types(dtype, jnp.float32))
     mean, moments = norm.product_moments(
       x.astype(dtype), kernel[0, 0, 0], steps, conv.precision
@@ -167,11 +164,26 @@ class ConvNorm(nn.Module):
     gain, shift = bn.affine(wide, norm.Moments(*(y[None] for y in moments)))
     scaled = kernel * gain[0]
     rounded = scaled.astype(dtype)
-    # What is added makes the mean what it must be, with the rounded kernel.
+    # The mean is that of the product with the rounded kernel.
     lost = (scaled - rounded)[0, 0, 0]
     shift += jnp.dot(mean, lost, precision=jax.lax.Precision.HIGHEST)
     y = conv.convolved(x, rounded) + jnp.tile(shift[0], steps)
     return y.astype(bn.dtype or dtype)
+
+
+# Channels of what is expanded, up to which a TPU moves fewer bytes with
+# statistics from `norm.product_moments`: res2 to res4.
+_MOST_EXPANDED = 256
+
+
+def _multiplies_exactly(parts: Parts, x: Array) -> bool:
+  """Whether products are of the numbers themselves.
+
+  By default a TPU multiplies float32 as bfloat16. Statistics must be of what
+  comes out, and they are not if they are computed beside it.
+  """
+  exact = parts.precision in ("highest", jax.lax.Precision.HIGHEST)
+  return exact or (parts.dtype or x.dtype) != jnp.float32
 
 
 class Mixer(nn.Module):

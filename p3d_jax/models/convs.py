@@ -15,7 +15,7 @@ the choice is worth a factor of two either way and, for one gradient, of eighty:
   a 3D convolution naively: the stem's takes 23 s for two clips of 16x160x160,
   folded 0.1 s (two cores).
 
-The forms agree in values and in every derivative (tests/models/test_convs.py,
+The forms agree in values and in all derivatives (tests/models/test_convs.py,
 test_lanes.py); none has a custom gradient, so jvp, vjp and vmap all work.
 `python -m experiments.benchmarks.convs` measures them; `compiler_options` has
 XLA compute the planes as fast as it can.
@@ -331,6 +331,11 @@ class Conv(nn.Module):
     strides: Triple = tuple(self.strides)  # type: ignore[assignment]
     time, height, width = self.taps
     if self.steps > 1:
+      if strides[0] != 1:
+        raise ValueError(
+          f"strides are {strides}: with {self.steps} steps beside each other "
+          "that of time must be 1"
+        )
       kernel = lanes.fold_kernel(kernel)
     return conv(
       x,

@@ -7,11 +7,14 @@ forty times. So on TPUs these layers compute on folded clips,
     folded[:, v, ..., :c] = x[:, 2 v]
     folded[:, v, ..., c:] = x[:, 2 v + 1]
 
-with kernels folded to match. Products with the zeros of such a kernel cost
-nothing: they stand where the matrix unit would have been empty. Parameters,
-statistics and endpoints are those of the network, to rounding
-(tests/models/test_lanes.py); `python -m experiments.benchmarks.tpu_bytes`
-measures what it saves.
+with kernels folded to match. Half of such a kernel is zeros, which a matrix
+unit of 128 x 128 multiplies in the time of the 64 x 64 that fill a quarter.
+Parameters, statistics and endpoints are those of the network, to rounding
+(tests/models/test_lanes.py); what flax captures inside of it stands folded.
+`python -m experiments.benchmarks.tpu_bytes` measures what it saves.
+
+It is the form of training, and of networks whose batch norm is not folded into
+the convolutions (fold.py); those are computed directly.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ LANES = 128
 
 
 def fit(clips: Array, width: int) -> bool:
-  """Returns whether folding the stem and res2 pays, and comes out even.
+  """Returns whether pairs of steps fit the lanes, and come out even.
 
   Args:
     clips: (batch, time, height, width, channels).
@@ -61,8 +64,9 @@ def fold_kernel(kernel: Array) -> Array:
     kernel: (time, height, width, in, out), of 1 or 3 steps.
 
   Returns:
-    (time, height, width, 2 in, 2 out): the step i of what is seen and the step
-    j of what comes out are 2 d + i - j apart, d pairs away.
+    (time, height, width, 2 in, 2 out). Between the first (i = 0) or second
+    (i = 1) step of a pair that is seen and the step j of a pair that comes out,
+    d pairs before it, lie 2 d + i - j steps: that tap connects them.
   """
   taps, none = len(kernel), jnp.zeros_like(kernel[0])
 

@@ -159,6 +159,10 @@ def product_moments(
   Its mean is the product of the mean, its variances are the kernel's quadratic
   forms of the covariance. So what is wide need not be read for its statistics.
 
+  Errors are relative to the largest variance of a sum of x's channels: where a
+  kernel cancels a common part of theirs, of 30 times the deviation that is
+  left, the variance is off by 1e-4; of 300 times, by 2 %.
+
   Args:
     x: (batch, ..., steps in).
     kernel: (in, out).

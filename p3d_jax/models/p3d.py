@@ -143,7 +143,8 @@ class P3D(nn.Module):
       dtype and name; `flax.linen.BatchNorm` fits.
     activation: elementwise.
     on_stage: called with "res2" to "res5" and the clips that the stage takes,
-      returns them: where a mesh places them (train/sharding.py).
+      returns them: where a mesh places them (train/sharding.py). On TPUs those
+      of res2 may be folded: half the steps, twice the channels (lanes.py).
   """
 
   num_classes: int | None = None

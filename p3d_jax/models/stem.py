@@ -51,7 +51,7 @@ class Stem(nn.Module):
     pixels.
     """
     batch, time, _, _, channels = x.shape
-    scale = self.variables["params"]["bn"]["scale"]
+    scale = nn.meta.unbox(self.variables["params"]["bn"]["scale"])
     sign = jnp.where(scale < 0, -1.0, 1.0)
     x, kernel = nn.dtypes.promote_dtype(
       x, conv.weights(channels) * sign, dtype=conv.dtype
@@ -69,9 +69,11 @@ class Stem(nn.Module):
     x = x.reshape(batch, time // 4, *x.shape[1:])
     moments = None
     if bn.live:
-      clips = (y.reshape(batch, -1, *y.shape[1:]) for y in (first, second))
-      both = zip(*map(bn.moments, clips), strict=True)
-      mean, var = norm.together(*map(jnp.stack, both))
+      clips = (batch, time // 4, *first.shape[1:])
+      one, two = (bn.moments(y.reshape(clips)) for y in (first, second))
+      mean, var = norm.together(
+        jnp.stack([one.mean, two.mean]), jnp.stack([one.var, two.var])
+      )
       moments = norm.Moments(sign * mean, var)
     gain, shift = bn.affine(x, moments)
     return self.parts.activation(bn.scaled(x, sign * gain, shift))

@@ -143,7 +143,8 @@ def default() -> ConfigDict:
   mesh.fsdp = 1
   mesh.space = 1  # devices that the height of the frames is split over
   # First stage ("res2" to "res5") whose frames stand whole on each device,
-  # because their height does not divide by `space`; None: all are split.
+  # because their height does not divide by `space` into more than one row;
+  # None: all are split.
   mesh.gather = config_dict.placeholder(str)
 
   config.eval = evaluation = ConfigDict()

@@ -49,24 +49,29 @@ def recipe(config: ConfigDict, num_classes: int, mesh: Mesh) -> Recipe:
 
 
 def _check_space(config: ConfigDict, module: p3d.P3D) -> None:
-  """Raises if frames are to be split by heights that do not divide."""
+  """Raises if frames are to be split by heights that do not divide.
+
+  Nor may a device have a single row. Two such devices, beside others with
+  other clips, were seen to compute a direct 1x3x3 convolution of a single step
+  wrongly (jaxlib 0.10.2: XLA's partitioner, which all platforms share).
+  """
   space, gather = config.mesh.space, config.mesh.gather
   if space == 1:
     return
   for stage, heights in stage_heights(config, module).items():
     if stage != "stem" and gather is not None and stage >= gather:
       return
-    wrong = [height for height in heights if height % space]
+    wrong = [h for h in heights if h % space or h == space]
     if wrong and stage == "stem":
       raise configs.ConfigError(
         f"config.mesh.space is {space}: it must divide the frames' height "
-        f"after the stem, which is {wrong[-1]} pixels"
+        f"after the stem, which is {wrong[-1]} pixels, and leave more than one"
       )
     if wrong:
       raise configs.ConfigError(
         f"config.mesh.gather is {gather!r}: the height of {wrong[-1]} pixels "
-        f"in {stage} does not divide by mesh.space={space}; set mesh.gather="
-        f"{stage!r}"
+        f"in {stage} does not divide by mesh.space={space} into more than one; "
+        f"set mesh.gather={stage!r}"
       )
 
 

@@ -129,8 +129,9 @@ def each_video(
     hosts=shares,
     reading=reading,
   )
-  # The devices compute a batch while the last one's results are fetched, kept
-  # and written, and the next clips are brought.
+  # The devices compute a batch while the one before it is kept, and, in one
+  # process, while the next is read: two batches of clips are on them. Several
+  # processes ask each other about a batch first, and wait for the last one.
   under_way: tuple[pipeline.Batch, Any] | None = None
   with contextlib.closing(batches):
     for rows in batches:
@@ -144,6 +145,7 @@ def each_video(
       if preempted:
         raise PreemptedError("preempted")
       under_way = said, outputs
+      current().beat("a batch is under way")
   if under_way is not None:
     yield _kept(*under_way)
 

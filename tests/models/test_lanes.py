@@ -4,13 +4,15 @@ The whole network is compared in float64 with its direct form, which stands
 against PyTorch and the authors' table elsewhere.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from p3d_jax.models import blocks, convs, count, lanes
+from p3d_jax.models import blocks, convs, count, lanes, norm
 from tests.models import slim
 
 torch = pytest.importorskip("torch", reason="the reference runs on PyTorch")
@@ -164,6 +166,42 @@ def test_bfloat16():
   assert slim.error(logits[2], logits[0]) < 0.05
 
 
+def test_expansions_in_bfloat16():
+  """The mean is that of what comes out, though the kernel is rounded after it.
+
+  Of channels whose mean is twice their deviation; measured: 5e-5, and 9e-3
+  without what is added for it.
+  """
+  net = blocks.ConvNorm(
+    convs.PointConv, 64, parts=blocks.Parts(dtype=jnp.bfloat16)
+  )
+  x = jnp.asarray(slim.clips(8, 4, 12, 12, 16) + 2, jnp.bfloat16)
+  variables = net.init(jax.random.key(0), x)
+  with convs.forced("lanes"):
+    y, _ = jax.jit(lambda v, x: net.apply(v, x, mutable="batch_stats"))(
+      variables, x
+    )
+  y = np.asarray(y, np.float64)
+  mean, std = y.mean((0, 1, 2, 3)), y.std((0, 1, 2, 3))
+  assert abs(mean).max() < 5e-4
+  assert abs(std - 1).max() < 5e-3
+
+
+def test_boxed_variables():
+  """As `nn.with_partitioning` makes them."""
+  net = slim.net(width=4, stages=(1, 1, 1, 1))
+  variables, clips = variables_of(net), slim.clips(*SHAPE)
+  boxed = dict(
+    variables,
+    params=jax.tree.map(
+      lambda x: nn.Partitioned(x, (None,) * x.ndim), variables["params"]
+    ),
+  )
+  with convs.forced("lanes"):
+    shape = jax.eval_shape(lambda v: net.apply(v, clips), boxed)
+  assert shape.shape == (SHAPE[0], 5)
+
+
 def test_both_ways_and_over_members():
   """jvp and vmap of the form, against the direct one."""
   net = slim.net(width=4, stages=(1, 1, 1, 1))
@@ -230,7 +268,9 @@ def test_what_does_not_fit_is_not_folded(fields, shape):
 
 def test_statistics_of_expansions_come_before_them():
   """Nothing as large as the result is summed."""
-  net = blocks.ConvNorm(convs.PointConv, 64)
+  net = blocks.ConvNorm(
+    convs.PointConv, 64, parts=blocks.Parts(precision="highest")
+  )
   x = jnp.asarray(slim.clips(2, 4, 6, 6, 8))
   variables = net.init(jax.random.key(0), x)
 
@@ -247,3 +287,34 @@ def test_statistics_of_expansions_come_before_them():
 
   assert largest("direct") == 8 * x.size
   assert largest("lanes") == x.size
+
+
+class Doubled(norm.BatchNorm):
+  """A norm that computes something else."""
+
+  def __call__(self, x):
+    return 2 * super().__call__(x)
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"norm": Doubled},
+    {"norm": functools.partial(norm.BatchNorm, group=1)},
+    {"dtype": jnp.float32, "precision": None},  # a TPU rounds in its products
+  ],
+  ids=["norm", "groups", "precision"],
+)
+def test_where_statistics_are_of_results(fields):
+  parts = blocks.Parts(**{"precision": "highest"} | fields)
+  net = blocks.ConvNorm(convs.PointConv, 64, parts=parts)
+  x = jnp.asarray(slim.clips(2, 4, 6, 6, 8))
+  variables = net.init(jax.random.key(0), x)
+
+  def run(form):
+    with convs.forced(form):
+      return jax.jit(lambda x: net.apply(variables, x, mutable="batch_stats"))(
+        x
+      )
+
+  jax.tree.map(np.testing.assert_array_equal, run("lanes"), run("direct"))

@@ -528,7 +528,7 @@ def test_devices_share_clips_where_each_has_one(monkeypatch):
 
   assert searched(monkeypatch, needs, config, devices=8) == [
     (
-      PARTS + "2 --config.mesh.space=2 --config.mesh.gather=res5",
+      PARTS + "2 --config.mesh.space=2 --config.mesh.gather=res4",
       True,
     )
   ]

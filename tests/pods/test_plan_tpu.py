@@ -254,7 +254,7 @@ WIDE = (
 
 @pytest.mark.slow
 def test_what_does_not_fit_says_what_would():
-  """Measured: 38.5 GiB, with remat 37.8, in two parts 15.6 of 15.75."""
+  """Measured: 48.7 GiB, with remat 42.6, in four parts 14.3 of 15.75."""
   file = small.folder() / "plan.json"
   done = small.p3d_command(
     *command(file, "--topology=v5e:2x2", f"--classes={CLASSES}", *WIDE)
@@ -270,5 +270,5 @@ def test_what_does_not_fit_says_what_would():
     for one in found["tried"]
   }
   assert fits == {("model.remat",): False, ("train.accumulate",): True}
-  fits = r"  fits, 15\.\d GiB a chip: --config.train.accumulate=2\n"
+  fits = r"  fits, 1[34]\.\d GiB a chip: --config.train.accumulate=4\n"
   assert re.search(fits, done.stdout)

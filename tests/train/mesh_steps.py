@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from p3d_jax.checkpoint import tree
+from p3d_jax.models import convs
 from p3d_jax.train import config_check, sharding, step
 from p3d_jax.train import recipe as recipes
 from p3d_jax.train import state as states
@@ -35,7 +36,15 @@ def batches() -> list[dict[str, np.ndarray]]:
 
 
 def run(sections: dict[str, Any]) -> dict[str, Any]:
-  """Trains on the mesh that the sections say; all devices it asks for."""
+  """Trains on the mesh that the sections say; all devices it asks for.
+
+  "form" names how convolutions are computed.
+  """
+  with convs.forced(sections.pop("form", convs.default_form())):
+    return _run(sections)
+
+
+def _run(sections: dict[str, Any]) -> dict[str, Any]:
   config = small.config(
     **{"data": {"dir": "none"}, "optim": {"learning_rate": 0.001}, **sections}
   )
