@@ -183,7 +183,8 @@ def _multiplies_exactly(parts: Parts, x: Array) -> bool:
   comes out, and they are not if they are computed beside it.
   """
   exact = parts.precision in ("highest", jax.lax.Precision.HIGHEST)
-  return exact or (parts.dtype or x.dtype) != jnp.float32
+  # By jnp.dtype: "float32" and jnp.float32 are the same, and not equal.
+  return exact or jnp.dtype(parts.dtype or x.dtype) != jnp.dtype(jnp.float32)
 
 
 class Mixer(nn.Module):

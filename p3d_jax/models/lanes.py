@@ -13,8 +13,8 @@ Parameters, statistics and endpoints are those of the network, to rounding
 (tests/models/test_lanes.py); what flax captures inside of it stands folded.
 `python -m experiments.benchmarks.tpu_bytes` measures what it saves.
 
-It is the form of training, and of networks whose batch norm is not folded into
-the convolutions (fold.py); those are computed directly.
+It is the form of training, and of inference with batch norms. Networks whose
+batch norms are folded into the convolutions (fold.py) are computed directly.
 """
 
 from __future__ import annotations

@@ -289,6 +289,13 @@ def test_statistics_of_expansions_come_before_them():
   assert largest("lanes") == x.size
 
 
+def test_pairs_of_steps_have_no_stride():
+  conv = convs.Conv(6, (3, 1, 1), strides=(2, 1, 1), steps=2)
+  x = jnp.zeros((1, 2, 3, 3, 4))
+  with pytest.raises(ValueError, match=r"strides are \(2, 1, 1\).*must be 1"):
+    jax.eval_shape(conv.init, jax.random.key(0), x)
+
+
 class Doubled(norm.BatchNorm):
   """A norm that computes something else."""
 
@@ -301,9 +308,11 @@ class Doubled(norm.BatchNorm):
   [
     {"norm": Doubled},
     {"norm": functools.partial(norm.BatchNorm, group=1)},
-    {"dtype": jnp.float32, "precision": None},  # a TPU rounds in its products
+    # A TPU rounds in its products.
+    {"dtype": jnp.float32, "precision": None},
+    {"dtype": "float32", "precision": None},
   ],
-  ids=["norm", "groups", "precision"],
+  ids=["norm", "groups", "precision", "precision, type by name"],
 )
 def test_where_statistics_are_of_results(fields):
   parts = blocks.Parts(**{"precision": "highest"} | fields)
